@@ -1,0 +1,1 @@
+//! HTTP sessions for tower and axum.
