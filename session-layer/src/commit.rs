@@ -1,0 +1,390 @@
+//! What the store must do about a delta, as a value, and what its reply means.
+//!
+//! [`plan`] and [`next`] decide without IO; one truth table at the end of this file covers every request against every state
+//! the session may be in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::delta::{Change, Delta, Identity, Limits};
+use crate::error::Limit;
+use crate::id::{SessionId, random_bytes};
+use crate::record::{Record, Version};
+
+/// Names one commit, so that an attempt whose answer was lost can be repeated and still takes effect once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CommitId(pub [u8; 16]);
+
+impl CommitId {
+    pub(crate) fn random() -> Self {
+        Self(random_bytes())
+    }
+}
+
+impl fmt::Debug for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommitId({:032x})", u128::from_be_bytes(self.0))
+    }
+}
+
+/// One atomic step of a store: all of it applies, or nothing.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// A store that has already applied a commit of this ID returns what it returned then and writes nothing.
+    pub id: CommitId,
+    /// What is done to which session.
+    pub action: Action,
+    /// All attributes that are not in `changes` go.
+    pub clear: bool,
+    /// What is done to its attributes.
+    pub changes: BTreeMap<String, Change>,
+    /// Only if each of these attributes has exactly these bytes, or is absent.
+    pub conditions: BTreeMap<String, Option<Bytes>>,
+    /// The oldest version that this request has seen; a session that is older now was rolled back.
+    pub seen: Option<Version>,
+    /// Limits that the outcome keeps.
+    pub limits: Limits,
+    /// The commit must not apply after this: whoever asked has given up by then.
+    pub deadline: Instant,
+    /// How long the store must be able to recognise a repetition.
+    pub remember: Duration,
+}
+
+/// What a [`Commit`] does to a session as such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Starts one, if the ID is not taken.
+    Create(SessionId, Start),
+    /// Changes the attributes of one that exists.
+    Apply(SessionId),
+    /// Moves one to a new ID; the old one becomes a tombstone that names its successor.
+    Renew(SessionId, SessionId, Renewal),
+    /// Ends one; its ID becomes a tombstone.
+    Destroy(SessionId),
+}
+
+/// How a session begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// To the millisecond, by the clock of the node.
+    pub created_on: SystemTime,
+    /// Ends it this long after its last request.
+    pub idle_timeout: Duration,
+    /// Ends it this long after now, by the clock of the store.
+    pub absolute_timeout: Option<Duration>,
+    /// Who is logged in.
+    pub principal: Option<String>,
+}
+
+/// What goes over to the new ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// Everything.
+    Keep,
+    /// Everything; the principal is this one from now on, and the absolute timeout starts again, since a login is a fresh proof of
+    /// who is there.
+    LogIn {
+        /// Who is logged in.
+        principal: String,
+        /// Ends the session this long after now, by the clock of the store.
+        absolute_timeout: Option<Duration>,
+    },
+    /// Nothing: the session ends, and another one starts. The tombstone names the successor only if `linked`.
+    Replace {
+        /// How the other one begins.
+        start: Start,
+        /// Whether a late login may follow to it.
+        linked: bool,
+    },
+}
+
+impl Action {
+    /// The session that the request knows.
+    pub fn id(&self) -> &SessionId {
+        match self {
+            Self::Create(id, _) | Self::Apply(id) | Self::Renew(id, ..) | Self::Destroy(id) => id,
+        }
+    }
+}
+
+/// What a store did about a [`Commit`]. Everything but `Applied` means: nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// It took effect, now or when it was sent first.
+    Applied {
+        /// The session's version after it.
+        version: Version,
+        /// The values of the counters it added to, by name.
+        counters: BTreeMap<String, i64>,
+    },
+    /// There is no such session, and no tombstone.
+    Absent,
+    /// The session was destroyed, or renewed under `successor`.
+    Ended {
+        /// The ID that replaced it.
+        successor: Option<SessionId>,
+    },
+    /// The session is older than what this request has seen.
+    RolledBack,
+    /// A condition does not hold: what this attribute has instead.
+    Conflict {
+        /// The attribute.
+        name: String,
+        /// Its bytes.
+        current: Option<Bytes>,
+    },
+    /// This attribute is to be added to, but is no [counter](crate::store::parse_counter).
+    NotACounter(String),
+    /// A limit would be broken.
+    Limit(Limit),
+    /// The ID for a new session is taken.
+    Occupied,
+}
+
+/// What a request knows of its session.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Seen {
+    /// No cookie that we signed came along.
+    #[default]
+    Nobody,
+    /// The cookie is ours; the store was not asked.
+    Unseen(SessionId),
+    /// Loaded, alive.
+    Alive(SessionId, Box<Record>),
+    /// Loaded: no such session (expired long ago, or unreadable).
+    Absent,
+    /// Loaded: a tombstone.
+    Ended { successor: Option<SessionId> },
+}
+
+/// What is to be done, in terms of the decision alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    Nothing,
+    Create,
+    Apply(SessionId),
+    Renew(SessionId),
+    Destroy(SessionId),
+    /// Look whether the successor belongs to the principal who logs in; if so the delta goes there.
+    Follow(SessionId),
+    /// The session ended: nothing is written, the answer is 409.
+    Gone,
+}
+
+/// Decides what to do about a delta.
+pub(crate) fn plan(seen: &Seen, delta: &Delta) -> Step {
+    use Identity::{Cycle, Destroy, Keep, LogIn, Replace};
+    if delta.is_empty() {
+        return Step::Nothing;
+    }
+    match seen {
+        Seen::Nobody | Seen::Absent => match &delta.identity {
+            LogIn(_) | Replace(Some(_)) => Step::Create,
+            Keep | Cycle | Replace(None) if delta.leaves_attributes() => Step::Create,
+            Keep | Cycle | Replace(None) | Destroy => Step::Nothing,
+        },
+        Seen::Unseen(id) | Seen::Alive(id, _) => match &delta.identity {
+            Keep => Step::Apply(*id),
+            Cycle | LogIn(_) | Replace(_) => Step::Renew(*id),
+            Destroy => Step::Destroy(*id),
+        },
+        Seen::Ended { successor } => match &delta.identity {
+            // A login carries its own authority: it continues where an earlier click of it went, or starts afresh.
+            LogIn(_) | Replace(Some(_)) => successor.map_or(Step::Create, Step::Follow),
+            // Already done.
+            Destroy if successor.is_none() => Step::Nothing,
+            Keep | Cycle | Replace(None) | Destroy => Step::Gone,
+        },
+    }
+}
+
+/// What a reply of the store leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// The browser is to keep what it has.
+    Done,
+    /// The browser is to keep this ID from now on.
+    Keep(SessionId),
+    /// The browser is to forget its ID.
+    Forget,
+    /// Another step is needed.
+    Then(Step),
+}
+
+/// Decides what a reply means for a step that was done. `target` is the ID that the step was to make or change.
+///
+/// Replies that are errors whatever the step was (limits, counters, conditions) are not asked about here.
+pub(crate) fn next(step: &Step, target: SessionId, seen: &Seen, delta: &Delta, reply: &Reply) -> Next {
+    let logs_in = matches!(delta.identity, Identity::LogIn(_) | Identity::Replace(Some(_)));
+    match (reply, step) {
+        (Reply::Applied { .. }, Step::Create | Step::Renew(_)) => Next::Keep(target),
+        (Reply::Applied { .. }, Step::Destroy(_)) => Next::Forget,
+        // A login that followed to the successor: the browser may never have got its cookie.
+        (Reply::Applied { .. }, _) if logs_in => Next::Keep(target),
+        (Reply::Applied { .. }, _) => Next::Done,
+        (Reply::Absent, Step::Destroy(_)) => Next::Done,
+        (Reply::Absent, _) => match seen {
+            // Never seen alive by this request: to the browser it expired before, so this is a fresh visitor.
+            Seen::Unseen(_) => Next::Then(plan(&Seen::Absent, delta)),
+            _ => Next::Then(Step::Gone),
+        },
+        (Reply::Ended { successor: Some(successor) }, _) if logs_in => Next::Then(Step::Follow(*successor)),
+        (Reply::Ended { successor: None }, Step::Destroy(_)) => Next::Done,
+        _ => Next::Then(Step::Gone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Attributes;
+
+    const ID: [u8; 20] = [1; 20];
+    const SUCCESSOR: [u8; 20] = [2; 20];
+
+    fn id() -> SessionId {
+        SessionId::try_from(&ID[..]).unwrap()
+    }
+
+    fn successor() -> SessionId {
+        SessionId::try_from(&SUCCESSOR[..]).unwrap()
+    }
+
+    fn alive() -> Seen {
+        let record = Record {
+            attributes: Attributes::new(),
+            created_on: SystemTime::UNIX_EPOCH,
+            idle_timeout: Duration::from_secs(1),
+            expires_on: None,
+            ttl: Duration::from_secs(1),
+            version: Version(1),
+            principal: None,
+        };
+        Seen::Alive(id(), Box::new(record))
+    }
+
+    fn delta(steps: &[&str]) -> Delta {
+        let mut delta = Delta::default();
+        for step in steps {
+            match *step {
+                "set" => delta.set("a", Bytes::from_static(b"1")),
+                "add" => delta.add("a", 1).unwrap(),
+                "remove" => delta.remove("a"),
+                "clear" => delta.clear(),
+                "cycle" => delta.cycle(),
+                "login" => delta.log_in("alice".into()),
+                "destroy" => delta.destroy(),
+                other => panic!("{other}"),
+            }
+        }
+        delta
+    }
+
+    /// Rows: what the request did. Columns: no cookie or absent · not loaded · alive · destroyed · renewed.
+    #[test]
+    fn every_change_against_every_state_of_the_session() {
+        use Step::{Apply, Create, Destroy, Follow, Gone, Nothing, Renew};
+        let (i, s) = (id(), successor());
+        #[rustfmt::skip]
+        let table: &[(&[&str], [Step; 5])] = &[
+            (&[],                           [Nothing, Nothing,    Nothing,    Nothing, Nothing]),
+            (&["set"],                      [Create,  Apply(i),   Apply(i),   Gone,    Gone]),
+            (&["add"],                      [Create,  Apply(i),   Apply(i),   Gone,    Gone]),
+            (&["remove"],                   [Nothing, Apply(i),   Apply(i),   Gone,    Gone]),
+            (&["clear"],                    [Nothing, Apply(i),   Apply(i),   Gone,    Gone]),
+            (&["clear", "set"],             [Create,  Apply(i),   Apply(i),   Gone,    Gone]),
+            (&["cycle"],                    [Nothing, Renew(i),   Renew(i),   Gone,    Gone]),
+            (&["cycle", "set"],             [Create,  Renew(i),   Renew(i),   Gone,    Gone]),
+            (&["login"],                    [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
+            (&["set", "login"],             [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
+            (&["destroy"],                  [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
+            (&["set", "destroy"],           [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
+            (&["destroy", "set"],           [Create,  Renew(i),   Renew(i),   Gone,    Gone]),
+            (&["destroy", "login"],         [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
+        ];
+        for (steps, expected) in table {
+            let delta = delta(steps);
+            let columns = [
+                Seen::Absent,
+                Seen::Unseen(i),
+                alive(),
+                Seen::Ended { successor: None },
+                Seen::Ended { successor: Some(s) },
+            ];
+            for (seen, expected) in columns.iter().zip(expected) {
+                assert_eq!(plan(seen, &delta), *expected, "{steps:?} on {seen:?}");
+            }
+            assert_eq!(plan(&Seen::Nobody, &delta), expected[0], "{steps:?} without a cookie");
+        }
+    }
+
+    /// Rows: what the request did, on a session loaded alive. Columns: applied · missing · destroyed · renewed meanwhile.
+    #[test]
+    fn every_reply_to_a_session_that_was_loaded_alive() {
+        use Next::{Done, Forget, Keep, Then};
+        use Step::{Follow, Gone};
+        let (new, s) = (SessionId::random(), successor());
+        #[rustfmt::skip]
+        let table: &[(&[&str], [Next; 4])] = &[
+            (&["set"],              [Done,      Then(Gone), Then(Gone), Then(Gone)]),
+            (&["cycle"],            [Keep(new), Then(Gone), Then(Gone), Then(Gone)]),
+            (&["login"],            [Keep(new), Then(Gone), Then(Gone), Then(Follow(s))]),
+            (&["destroy"],          [Forget,    Done,       Done,       Then(Gone)]),
+            (&["destroy", "set"],   [Keep(new), Then(Gone), Then(Gone), Then(Gone)]),
+            (&["destroy", "login"], [Keep(new), Then(Gone), Then(Gone), Then(Follow(s))]),
+        ];
+        for (steps, expected) in table {
+            check_replies(&alive(), steps, new, expected);
+        }
+    }
+
+    /// The same for a session that was never loaded.
+    #[test]
+    fn every_reply_to_a_session_that_was_not_loaded() {
+        use Next::{Done, Keep, Then};
+        use Step::{Create, Follow, Gone, Nothing};
+        let (new, s) = (SessionId::random(), successor());
+        #[rustfmt::skip]
+        let table: &[(&[&str], [Next; 4])] = &[
+            (&["set"],    [Done,      Then(Create),  Then(Gone), Then(Gone)]),
+            (&["add"],    [Done,      Then(Create),  Then(Gone), Then(Gone)]),
+            (&["remove"], [Done,      Then(Nothing), Then(Gone), Then(Gone)]),
+            (&["login"],  [Keep(new), Then(Create),  Then(Gone), Then(Follow(s))]),
+        ];
+        for (steps, expected) in table {
+            check_replies(&Seen::Unseen(id()), steps, new, expected);
+        }
+    }
+
+    #[track_caller]
+    fn check_replies(seen: &Seen, steps: &[&str], target: SessionId, expected: &[Next; 4]) {
+        let delta = delta(steps);
+        let step = plan(seen, &delta);
+        let replies = [
+            Reply::Applied { version: Version(2), counters: BTreeMap::new() },
+            Reply::Absent,
+            Reply::Ended { successor: None },
+            Reply::Ended { successor: Some(successor()) },
+        ];
+        for (reply, expected) in replies.iter().zip(expected) {
+            assert_eq!(next(&step, target, seen, &delta, reply), *expected, "{steps:?}: {reply:?}");
+        }
+        assert_eq!(next(&step, target, seen, &delta, &Reply::RolledBack), Next::Then(Step::Gone), "{steps:?}");
+    }
+
+    #[test]
+    fn a_login_that_followed_gives_the_browser_the_successor() {
+        let (delta, seen) = (delta(&["set", "login"]), Seen::Ended { successor: Some(successor()) });
+        let applied = Reply::Applied { version: Version(2), counters: BTreeMap::new() };
+        let step = Step::Apply(successor());
+        assert_eq!(next(&step, successor(), &seen, &delta, &applied), Next::Keep(successor()));
+        // Renewed once more meanwhile: follow on.
+        let again = SessionId::random();
+        let ended = Reply::Ended { successor: Some(again) };
+        assert_eq!(next(&step, successor(), &seen, &delta, &ended), Next::Then(Step::Follow(again)));
+    }
+}

@@ -1,0 +1,368 @@
+//! What one request changed, as a value: no IO, no clock, no store.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::error::{Kind, Limit, SessionError};
+use crate::record::Attributes;
+
+/// What is to happen to one attribute.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Change {
+    /// It gets this JSON text, whatever it was.
+    Set(Bytes),
+    /// It goes.
+    Remove,
+    /// This is added to it, starting from 0 if it is absent. It must be a [counter](parse_counter).
+    Add(i64),
+}
+
+/// Hides the value.
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Set(_) => "Set(..)",
+            Self::Remove => "Remove",
+            Self::Add(_) => "Add(..)",
+        })
+    }
+}
+
+/// What is to happen to the session as such.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// It gets a new ID.
+    Cycle,
+    /// It gets a new ID, and this principal. What belonged to another principal does not go over.
+    LogIn(String),
+    /// It ends.
+    Destroy,
+    /// It ends, and what was changed after that starts another one, with this principal.
+    Replace(Option<String>),
+}
+
+/// Everything that one request changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Delta {
+    /// All attributes that are not in `changes` go.
+    pub(crate) clear: bool,
+    pub(crate) changes: BTreeMap<String, Change>,
+    pub(crate) identity: Identity,
+}
+
+impl Delta {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.identity == Identity::Keep && !self.changes_attributes()
+    }
+
+    pub(crate) fn changes_attributes(&self) -> bool {
+        self.clear || !self.changes.is_empty()
+    }
+
+    /// Whether anything would be there if it were applied to no session at all.
+    pub(crate) fn leaves_attributes(&self) -> bool {
+        self.changes.values().any(|change| *change != Change::Remove)
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: Bytes) {
+        self.begin_anew();
+        self.changes.insert(name.to_owned(), Change::Set(value));
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        if self.clear || matches!(self.identity, Identity::Destroy | Identity::Replace(_)) {
+            // Nothing from before is left to remove.
+            self.changes.remove(name);
+        } else {
+            self.changes.insert(name.to_owned(), Change::Remove);
+        }
+    }
+
+    /// Adds to what this request already did to the attribute.
+    pub(crate) fn add(&mut self, name: &str, by: i64) -> Result<(), SessionError> {
+        let not_a_counter = || SessionError::new(Kind::NotACounter(name.to_owned()));
+        let anew = self.clear || matches!(self.identity, Identity::Destroy | Identity::Replace(_));
+        let change = match self.changes.get(name) {
+            Some(Change::Set(value)) => Change::Set(
+                parse_counter(value).and_then(|old| old.checked_add(by)).map(counter_text).ok_or_else(not_a_counter)?,
+            ),
+            Some(Change::Remove) => Change::Set(checked(by).map(counter_text).ok_or_else(not_a_counter)?),
+            None if anew => Change::Set(checked(by).map(counter_text).ok_or_else(not_a_counter)?),
+            Some(Change::Add(already)) => {
+                Change::Add(already.checked_add(by).and_then(checked).ok_or_else(not_a_counter)?)
+            }
+            None => Change::Add(checked(by).ok_or_else(not_a_counter)?),
+        };
+        self.begin_anew();
+        self.changes.insert(name.to_owned(), change);
+        Ok(())
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.clear = true;
+        self.changes.clear();
+    }
+
+    pub(crate) fn cycle(&mut self) {
+        self.identity = match std::mem::take(&mut self.identity) {
+            Identity::Keep => Identity::Cycle,
+            Identity::Destroy => Identity::Destroy,
+            // These get a new ID already.
+            other => other,
+        };
+    }
+
+    pub(crate) fn log_in(&mut self, principal: String) {
+        self.identity = match self.identity {
+            Identity::Keep | Identity::Cycle | Identity::LogIn(_) => Identity::LogIn(principal),
+            Identity::Destroy | Identity::Replace(_) => Identity::Replace(Some(principal)),
+        };
+    }
+
+    pub(crate) fn destroy(&mut self) {
+        *self = Self { identity: Identity::Destroy, ..Self::default() };
+    }
+
+    /// A change to the attributes after the session was destroyed is the first one of the next session.
+    fn begin_anew(&mut self) {
+        if self.identity == Identity::Destroy {
+            self.identity = Identity::Replace(None);
+        }
+    }
+
+    /// What the attribute is once this is applied to a session that has `stored`.
+    pub(crate) fn overlay(&self, name: &str, stored: Option<Bytes>) -> Option<Bytes> {
+        let anew = self.clear || matches!(self.identity, Identity::Destroy | Identity::Replace(_));
+        let stored = if anew { None } else { stored };
+        match self.changes.get(name) {
+            None => stored,
+            Some(Change::Set(value)) => Some(value.clone()),
+            Some(Change::Remove) => None,
+            Some(Change::Add(by)) => match stored {
+                None => Some(counter_text(*by)),
+                // What cannot be counted stays what it is; the store refuses the commit.
+                Some(old) => Some(parse_counter(&old).and_then(|n| n.checked_add(*by)).map_or(old, counter_text)),
+            },
+        }
+    }
+
+    /// The attributes once this is applied to `stored`.
+    pub(crate) fn apply_to(&self, stored: &mut Attributes) {
+        let mut next: Attributes = if self.clear { Attributes::new() } else { std::mem::take(stored) };
+        for name in self.changes.keys() {
+            let old = next.remove(name);
+            if let Some(value) = self.overlay(name, old) {
+                next.insert(name.clone(), value);
+            }
+        }
+        *stored = next;
+    }
+}
+
+/// The longest attribute name, in bytes.
+pub const MAX_NAME_LEN: usize = 128;
+
+/// Checks an attribute's name: 1 to 128 bytes without control characters. A leading `@` is kept for what a store keeps of its
+/// own beside the attributes.
+///
+/// # Errors
+///
+/// When the name breaks a rule; [`SessionError::is_invalid_name`].
+pub(crate) fn check_name(name: &str) -> Result<(), SessionError> {
+    let valid =
+        (1..=MAX_NAME_LEN).contains(&name.len()) && !name.starts_with('@') && !name.chars().any(char::is_control);
+    if valid { Ok(()) } else { Err(SessionError::new(Kind::InvalidName)) }
+}
+
+pub(crate) fn check_principal(principal: &str) -> Result<(), SessionError> {
+    let valid = (1..=256).contains(&principal.len()) && !principal.chars().any(char::is_control);
+    if valid { Ok(()) } else { Err(SessionError::new(Kind::InvalidPrincipal)) }
+}
+
+pub(crate) fn check_value(name: &str, value: &Bytes, limits: &Limits) -> Result<(), SessionError> {
+    if value.len() > limits.value_bytes {
+        return Err(SessionError::new(Kind::Limit(Limit::Value(name.to_owned()))));
+    }
+    Ok(())
+}
+
+/// How large a session may become; see the builder for the defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The longest value, in bytes of JSON.
+    pub value_bytes: usize,
+    /// How many attributes.
+    pub attributes: usize,
+    /// Names and values of all attributes together, in bytes.
+    pub record_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { value_bytes: 64 * 1024, attributes: 256, record_bytes: 256 * 1024 }
+    }
+}
+
+/// How many digits a counter may have before it is incremented: two such numbers cannot overflow 64 bits, so that a store can
+/// check all counters of a commit before it writes any.
+pub const MAX_COUNTER_DIGITS: usize = 18;
+
+/// Reads an attribute as a counter: a JSON integer of at most 18 digits, as `increment` writes it.
+///
+/// ```
+/// use session_layer::store::parse_counter;
+///
+/// assert_eq!(parse_counter(b"-42"), Some(-42));
+/// for text in ["", "-", "-0", "07", "1.0", "1e3", " 1", "\"1\"", "1000000000000000000"] {
+///     assert_eq!(parse_counter(text.as_bytes()), None, "{text}");
+/// }
+/// ```
+pub fn parse_counter(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let canonical = match digits {
+        [b'0'] => digits.len() == text.len(),
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit) && digits.len() <= MAX_COUNTER_DIGITS,
+        _ => false,
+    };
+    if canonical { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
+}
+
+/// What [`parse_counter`] reads.
+pub(crate) fn counter_text(value: i64) -> Bytes {
+    Bytes::from(value.to_string())
+}
+
+/// A step that is no larger than a counter may be.
+fn checked(by: i64) -> Option<i64> {
+    (by.unsigned_abs() < 10_u64.pow(MAX_COUNTER_DIGITS as u32)).then_some(by)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &'static str) -> Change {
+        Change::Set(Bytes::from_static(text.as_bytes()))
+    }
+
+    /// Changes to one attribute fold into one.
+    #[track_caller]
+    fn check(steps: &[Change], folded: Change) {
+        let mut delta = Delta::default();
+        for step in steps {
+            match step {
+                Change::Set(value) => delta.set("a", value.clone()),
+                Change::Remove => delta.remove("a"),
+                Change::Add(by) => delta.add("a", *by).unwrap(),
+            }
+        }
+        assert_eq!(delta.changes["a"], folded);
+        assert_eq!(delta.changes.len(), 1);
+    }
+
+    #[test]
+    fn changes_of_one_attribute_fold_into_one() {
+        use Change::{Add, Remove};
+        check(&[set("1"), set("2")], set("2"));
+        check(&[set("1"), Remove], Remove);
+        check(&[set("1"), Add(2)], set("3"));
+        check(&[Remove, set("1")], set("1"));
+        check(&[Remove, Remove], Remove);
+        check(&[Remove, Add(2)], set("2"));
+        check(&[Add(1), Add(-3)], Add(-2));
+        check(&[Add(1), set("7")], set("7"));
+        check(&[Add(1), Remove], Remove);
+    }
+
+    #[test]
+    fn what_cannot_count_is_refused_and_changes_nothing() {
+        let mut delta = Delta::default();
+        delta.set("a", Bytes::from_static(b"\"text\""));
+        assert!(delta.add("a", 1).unwrap_err().is_not_a_counter());
+        assert_eq!(delta.changes["a"], set("\"text\""));
+        assert!(delta.add("b", i64::MIN).unwrap_err().is_not_a_counter());
+        delta.add("c", 999_999_999_999_999_999).unwrap();
+        assert!(delta.add("c", 1).unwrap_err().is_not_a_counter());
+        assert!(!delta.changes.contains_key("b"));
+    }
+
+    #[test]
+    fn after_clear_only_what_came_later_is_left() {
+        let mut delta = Delta::default();
+        delta.set("a", Bytes::from_static(b"1"));
+        delta.clear();
+        delta.set("b", Bytes::from_static(b"2"));
+        delta.remove("c");
+        delta.add("d", 5).unwrap();
+        let mut attributes: Attributes =
+            ["a", "b", "c", "d"].map(|name| (name.to_owned(), Bytes::from_static(b"0"))).into();
+        delta.apply_to(&mut attributes);
+        let left: Vec<_> = attributes.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
+        assert_eq!(left, [("b", &b"2"[..]), ("d", &b"5"[..])]);
+    }
+
+    #[track_caller]
+    fn identity(steps: &[&str], expected: Identity) {
+        let mut delta = Delta::default();
+        for step in steps {
+            match *step {
+                "set" => delta.set("a", Bytes::from_static(b"1")),
+                "remove" => delta.remove("a"),
+                "cycle" => delta.cycle(),
+                "destroy" => delta.destroy(),
+                principal => delta.log_in(principal.to_owned()),
+            }
+        }
+        assert_eq!(delta.identity, expected, "{steps:?}");
+    }
+
+    #[test]
+    fn the_last_word_about_the_session_counts() {
+        use Identity::{Cycle, Destroy, Keep, LogIn, Replace};
+        identity(&["set"], Keep);
+        identity(&["cycle"], Cycle);
+        identity(&["cycle", "alice"], LogIn("alice".into()));
+        identity(&["alice", "cycle"], LogIn("alice".into()));
+        identity(&["alice", "bob"], LogIn("bob".into()));
+        identity(&["alice", "destroy"], Destroy);
+        identity(&["destroy", "cycle"], Destroy);
+        identity(&["destroy", "remove"], Destroy);
+        identity(&["destroy", "set"], Replace(None));
+        identity(&["destroy", "alice"], Replace(Some("alice".into())));
+        identity(&["destroy", "alice", "cycle"], Replace(Some("alice".into())));
+        identity(&["destroy", "set", "destroy"], Destroy);
+    }
+
+    #[test]
+    fn destroying_drops_what_was_changed_before() {
+        let mut delta = Delta::default();
+        delta.set("a", Bytes::from_static(b"1"));
+        delta.destroy();
+        assert!(!delta.changes_attributes());
+        delta.set("flash", Bytes::from_static(b"\"bye\""));
+        assert_eq!(delta.overlay("a", Some(Bytes::from_static(b"1"))), None);
+    }
+
+    #[test]
+    fn names_keep_to_the_rules() {
+        for name in ["a", "cart.items", "größe", &"x".repeat(128), "a@b", "with space"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+        for name in ["", "@a", "a\nb", "a\0", "\u{85}", &"x".repeat(129)] {
+            assert!(check_name(name).unwrap_err().is_invalid_name(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let mut delta = Delta::default();
+        delta.set("a", Bytes::from_static(b"\"secret\""));
+        assert!(!format!("{delta:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,93 @@
+//! What a store keeps of a session.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+/// The attributes of a session by name, each as the JSON text that was stored; parsed when somebody asks for one.
+pub type Attributes = BTreeMap<String, Bytes>;
+
+/// Orders the states of one session. Each commit gets a higher one, and no number is ever given twice: a store takes the
+/// larger of the last version plus one and its own clock in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+/// A session as loaded.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The attributes.
+    pub attributes: Attributes,
+    /// When the session was created, to the millisecond. Renewing the ID keeps it.
+    pub created_on: SystemTime,
+    /// Ends the session this long after its last request.
+    pub idle_timeout: Duration,
+    /// Ends the session at this time whatever happens.
+    pub expires_on: Option<SystemTime>,
+    /// How long it has left if nobody prolongs it.
+    pub ttl: Duration,
+    /// The state that was loaded.
+    pub version: Version,
+    /// Who is logged in.
+    pub principal: Option<String>,
+}
+
+impl Record {
+    /// Whether so much of the time to live is used up that prolonging it is worth a command.
+    pub(crate) fn wants_touch(&self, touch_interval: Duration, now: SystemTime) -> bool {
+        let longest = match self.expires_on {
+            Some(end) => self.idle_timeout.min(end.duration_since(now).unwrap_or_default()),
+            None => self.idle_timeout,
+        };
+        longest.saturating_sub(self.ttl) > touch_interval
+    }
+}
+
+/// Hides names and values of attributes and the principal: what a session holds is nobody's log's business.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("attributes", &self.attributes.len())
+            .field("created_on", &self.created_on)
+            .field("ttl", &self.ttl)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(ttl_secs: u64, expires_in: Option<u64>) -> Record {
+        Record {
+            attributes: Attributes::new(),
+            created_on: SystemTime::UNIX_EPOCH,
+            idle_timeout: Duration::from_secs(100),
+            expires_on: expires_in.map(|secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs)),
+            ttl: Duration::from_secs(ttl_secs),
+            version: Version(1),
+            principal: Some("alice".into()),
+        }
+    }
+
+    #[test]
+    fn a_touch_is_worth_it_only_when_it_prolongs_by_more_than_the_interval() {
+        let wants = |record: Record| record.wants_touch(Duration::from_secs(5), SystemTime::UNIX_EPOCH);
+        assert!(!wants(record(100, None)));
+        assert!(!wants(record(95, None)));
+        assert!(wants(record(94, None)));
+        assert!(!wants(record(50, Some(50))), "the absolute timeout is what limits it");
+        assert!(wants(record(40, Some(50))));
+        assert!(!wants(record(40, Some(0))));
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let mut record = record(1, None);
+        record.attributes.insert("cart".into(), Bytes::from_static(b"\"secret\""));
+        let text = format!("{record:?}");
+        assert!(!text.contains("secret") && !text.contains("cart") && !text.contains("alice"), "{text}");
+    }
+}

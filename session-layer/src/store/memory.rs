@@ -1,0 +1,280 @@
+//! Sessions in this process's memory: for tests, for development, and as the plain statement of what a store does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Loaded, SessionStore, StoreError, TOMBSTONE_LIFETIME, is_past};
+use crate::commit::{Action, Commit, CommitId, Renewal, Reply, Start};
+use crate::delta::{Change, Limits, counter_text, parse_counter};
+use crate::error::Limit;
+use crate::id::SessionId;
+use crate::record::{Attributes, Record, Version};
+
+/// Keeps sessions in memory. Clones share what they keep, so that several app nodes in one process share their sessions.
+///
+/// A restart of the process ends all sessions; that is what `RedisStore` is for.
+///
+/// ```
+/// use session_layer::{SessionLayer, store::MemoryStore};
+///
+/// let layer = SessionLayer::builder(MemoryStore::new()).secret([7; 32]).development(true).build()?;
+/// # Ok::<(), session_layer::ConfigError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryStore {
+    /// A store without sessions.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many sessions are alive.
+    pub fn len(&self) -> usize {
+        let mut state = self.lock();
+        state.sweep(Instant::now());
+        state.entries.values().filter(|entry| matches!(entry.what, What::Session(_))).count()
+    }
+
+    /// Whether no session is alive.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code below leaves the state half written when it panics, so a poisoned lock is still a good one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SessionStore for MemoryStore {
+    async fn load(&self, id: &SessionId) -> Result<Loaded, StoreError> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        Ok(match state.find(id, now) {
+            None => Loaded::Absent,
+            Some(Entry { what: What::Tombstone(successor), .. }) => Loaded::Ended { successor: *successor },
+            Some(Entry { what: What::Session(session), until }) => Loaded::Alive(session.record(*until - now)),
+        })
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.sweep(now);
+        if let Some((reply, _)) = state.applied.get(&commit.id) {
+            return Ok(reply.clone());
+        }
+        if is_past(commit.deadline) {
+            return Err(StoreError::unavailable("the commit came after its deadline"));
+        }
+        let reply = state.commit(commit, now);
+        if matches!(reply, Reply::Applied { .. }) {
+            state.applied.insert(commit.id, (reply.clone(), now + commit.remember));
+        }
+        Ok(reply)
+    }
+
+    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if let Some(Entry { what: What::Session(session), until }) = self.lock().find(id, now) {
+            *until = session.until(now);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<SessionId, Entry>,
+    applied: HashMap<CommitId, (Reply, Instant)>,
+    operations_since_sweep: usize,
+}
+
+struct Entry {
+    what: What,
+    until: Instant,
+}
+
+enum What {
+    Session(Session),
+    Tombstone(Option<SessionId>),
+}
+
+#[derive(Clone)]
+struct Session {
+    attributes: Attributes,
+    created_on: SystemTime,
+    idle_timeout: Duration,
+    ends: Option<Instant>,
+    version: Version,
+    principal: Option<String>,
+}
+
+impl Session {
+    fn start(start: &Start, now: Instant) -> Self {
+        Self {
+            attributes: Attributes::new(),
+            created_on: start.created_on,
+            idle_timeout: start.idle_timeout,
+            ends: start.absolute_timeout.map(|timeout| now + timeout),
+            version: Version::default(),
+            principal: start.principal.clone(),
+        }
+    }
+
+    /// When it ends if nobody asks for it after `now`.
+    fn until(&self, now: Instant) -> Instant {
+        let idle = now + self.idle_timeout;
+        self.ends.map_or(idle, |ends| idle.min(ends))
+    }
+
+    fn record(&self, ttl: Duration) -> Record {
+        Record {
+            attributes: self.attributes.clone(),
+            created_on: self.created_on,
+            idle_timeout: self.idle_timeout,
+            expires_on: self.ends.map(|ends| SystemTime::now() + ends.saturating_duration_since(Instant::now())),
+            ttl,
+            version: self.version,
+            principal: self.principal.clone(),
+        }
+    }
+}
+
+impl State {
+    fn find(&mut self, id: &SessionId, now: Instant) -> Option<&mut Entry> {
+        self.entries.get_mut(id).filter(|entry| entry.until > now)
+    }
+
+    /// Drops what has expired, once per as many operations as there are entries: constant cost per operation.
+    fn sweep(&mut self, now: Instant) {
+        self.operations_since_sweep += 1;
+        if self.operations_since_sweep > self.entries.len() + self.applied.len() {
+            self.entries.retain(|_, entry| entry.until > now);
+            self.applied.retain(|_, (_, until)| *until > now);
+            self.operations_since_sweep = 0;
+        }
+    }
+
+    fn commit(&mut self, commit: &Commit, now: Instant) -> Reply {
+        let mut session = match self.base(commit, now) {
+            Ok(session) => session,
+            Err(reply) => return reply,
+        };
+        if let Action::Destroy(id) = commit.action {
+            self.bury(id, None, now);
+            return Reply::Applied { version: session.version, counters: BTreeMap::new() };
+        }
+        let counters = match change(&mut session.attributes, commit) {
+            Ok(counters) => counters,
+            Err(reply) => return reply,
+        };
+
+        // All checks are done; from here on everything is written.
+        session.version = Version(micros_since_epoch().max(session.version.0 + 1));
+        let version = session.version;
+        let id = match &commit.action {
+            Action::Create(id, _) | Action::Apply(id) | Action::Destroy(id) => *id,
+            Action::Renew(id, successor, renewal) => {
+                let linked = !matches!(renewal, Renewal::Replace { linked: false, .. });
+                self.bury(*id, linked.then_some(*successor), now);
+                *successor
+            }
+        };
+        let until = session.until(now);
+        self.entries.insert(id, Entry { what: What::Session(session), until });
+        Reply::Applied { version, counters }
+    }
+
+    /// The session as it is before its attributes are changed, or why there is none to change.
+    fn base(&mut self, commit: &Commit, now: Instant) -> Result<Session, Reply> {
+        if let Action::Create(id, start) = &commit.action {
+            return match self.find(id, now) {
+                None => Ok(Session::start(start, now)),
+                Some(_) => Err(Reply::Occupied),
+            };
+        }
+        if let Action::Renew(_, successor, _) = &commit.action
+            && self.find(successor, now).is_some()
+        {
+            return Err(Reply::Occupied);
+        }
+        let mut session = match self.find(commit.action.id(), now) {
+            None => return Err(Reply::Absent),
+            Some(Entry { what: What::Tombstone(successor), .. }) => return Err(Reply::Ended { successor: *successor }),
+            Some(Entry { what: What::Session(session), .. }) => session.clone(),
+        };
+        if commit.seen.is_some_and(|seen| session.version < seen) {
+            return Err(Reply::RolledBack);
+        }
+        match &commit.action {
+            Action::Renew(_, _, Renewal::Replace { start, .. }) => session = Session::start(start, now),
+            Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) => {
+                session.principal = Some(principal.clone());
+                session.ends = absolute_timeout.map(|timeout| now + timeout);
+            }
+            Action::Renew(_, _, Renewal::Keep) | Action::Apply(_) | Action::Destroy(_) | Action::Create(..) => {}
+        }
+        Ok(session)
+    }
+
+    fn bury(&mut self, id: SessionId, successor: Option<SessionId>, now: Instant) {
+        self.entries.insert(id, Entry { what: What::Tombstone(successor), until: now + TOMBSTONE_LIFETIME });
+    }
+}
+
+/// Changes attributes as the commit says, or tells why not; then they are as good as dropped.
+fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<String, i64>, Reply> {
+    for (name, expected) in &commit.conditions {
+        let current = attributes.get(name);
+        if current != expected.as_ref() {
+            return Err(Reply::Conflict { name: name.clone(), current: current.cloned() });
+        }
+    }
+    if commit.clear {
+        attributes.clear();
+    }
+    let mut counters = BTreeMap::new();
+    for (name, change) in &commit.changes {
+        match change {
+            Change::Set(value) => {
+                attributes.insert(name.clone(), value.clone());
+            }
+            Change::Remove => {
+                attributes.remove(name);
+            }
+            Change::Add(by) => {
+                let old = attributes.get(name).map_or(Some(0), |value| parse_counter(value));
+                let Some(new) = old.and_then(|old| old.checked_add(*by)) else {
+                    return Err(Reply::NotACounter(name.clone()));
+                };
+                attributes.insert(name.clone(), counter_text(new));
+                counters.insert(name.clone(), new);
+            }
+        }
+    }
+    broken_limit(attributes, &commit.limits).map_or(Ok(counters), |limit| Err(Reply::Limit(limit)))
+}
+
+fn broken_limit(attributes: &Attributes, limits: &Limits) -> Option<Limit> {
+    let size = |(name, value): (&String, &Bytes)| name.len() + value.len();
+    if attributes.len() > limits.attributes {
+        Some(Limit::Attributes)
+    } else if attributes.iter().map(size).sum::<usize>() > limits.record_bytes {
+        Some(Limit::Record)
+    } else {
+        None
+    }
+}
+
+fn micros_since_epoch() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,165 @@
+//! Where sessions are kept: the trait, and the stores that come with the crate.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::time::Instant;
+
+mod memory;
+pub use memory::MemoryStore;
+
+#[cfg(any())]
+mod redis;
+#[cfg(any())]
+pub use redis::{RedisStore, RedisStoreBuilder};
+
+pub use crate::commit::{Action, Commit, CommitId, Renewal, Reply, Start};
+pub use crate::delta::{Change, Limits, parse_counter};
+pub use crate::record::{Attributes, Record, Version};
+use crate::id::SessionId;
+
+/// Keeps sessions. A store carries values in and out and decides nothing: what a request's changes amount to is decided before
+/// it is asked, what an answer means after.
+///
+/// Each method is one attempt. The layer repeats an attempt that failed with [`StoreError::unavailable`] until the request's
+/// budget is spent, commits under one and the same [`CommitId`]; dropping the future gives the attempt up.
+pub trait SessionStore: Send + Sync + 'static {
+    /// Reads a session as the newest acknowledged commit left it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::corrupt`] when something is stored that is no session. "Absent" is not an error, and a read that failed is
+    /// never "absent".
+    fn load(&self, id: &SessionId) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
+
+    /// Applies a commit in one atomic step, all checks before the first write.
+    ///
+    /// In this order: a commit ID that was applied before returns its recorded reply; then existence, the version that the request
+    /// has seen, conditions, counters, limits; then the writes.
+    ///
+    /// # Errors
+    ///
+    /// An error leaves open whether the commit was applied.
+    fn commit(&self, commit: &Commit) -> impl Future<Output = Result<Reply, StoreError>> + Send;
+
+    /// Prolongs a session to its full idle timeout, within its absolute timeout. Does nothing to one that is gone.
+    ///
+    /// # Errors
+    ///
+    /// Nobody waits for it, and the next request tries again, so that a store may drop it when in trouble.
+    fn touch(&self, id: &SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Resolves when an attempt is worth making again after one failed with [`StoreError::unavailable`]. The default: at once,
+    /// and the layer's own pause between attempts is all there is.
+    fn available(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+}
+
+/// What a store knows under an ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// A session.
+    Alive(Record),
+    /// Nothing: never there, or expired.
+    Absent,
+    /// A tombstone: destroyed, or renewed under `successor`, in the last minutes.
+    Ended {
+        /// The ID that replaced it.
+        successor: Option<SessionId>,
+    },
+}
+
+/// How long a tombstone lasts: longer than any request that loaded the session before it ended.
+pub const TOMBSTONE_LIFETIME: std::time::Duration = std::time::Duration::from_secs(5 * 60);
+
+/// Why a store could not do what it was asked.
+#[derive(Debug)]
+pub struct StoreError {
+    kind: StoreErrorKind,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StoreErrorKind {
+    Unavailable,
+    Refused,
+    Corrupt,
+}
+
+impl StoreError {
+    /// No answer, or one that says "not now": the same attempt may succeed in a moment.
+    pub fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Unavailable, source: source.into() }
+    }
+
+    /// A definite no that repeating will not change soon; nothing was written.
+    pub fn refused(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Refused, source: source.into() }
+    }
+
+    /// What is stored under this ID is no session. To its browser it is gone.
+    pub fn corrupt(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { kind: StoreErrorKind::Corrupt, source: source.into() }
+    }
+
+    /// Whether repeating the attempt may help.
+    pub fn is_unavailable(&self) -> bool {
+        self.kind == StoreErrorKind::Unavailable
+    }
+
+    /// Whether something is stored that is no session.
+    pub fn is_corrupt(&self) -> bool {
+        self.kind == StoreErrorKind::Corrupt
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            StoreErrorKind::Unavailable => "the session store is unavailable",
+            StoreErrorKind::Refused => "the session store refused",
+            StoreErrorKind::Corrupt => "what is stored is no session",
+        })
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// [`SessionStore`] without its type, so that handlers never see it.
+pub(crate) trait ErasedStore: Send + Sync + 'static {
+    fn load<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Loaded, StoreError>>;
+    fn commit<'a>(&'a self, commit: &'a Commit) -> BoxFuture<'a, Result<Reply, StoreError>>;
+    fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn available(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<S: SessionStore> ErasedStore for S {
+    fn load<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Loaded, StoreError>> {
+        Box::pin(SessionStore::load(self, id))
+    }
+
+    fn commit<'a>(&'a self, commit: &'a Commit) -> BoxFuture<'a, Result<Reply, StoreError>> {
+        Box::pin(SessionStore::commit(self, commit))
+    }
+
+    fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(SessionStore::touch(self, id))
+    }
+
+    fn available(&self) -> BoxFuture<'_, ()> {
+        Box::pin(SessionStore::available(self))
+    }
+}
+
+/// When a deadline has passed, an attempt says so with this.
+pub(crate) fn is_past(deadline: Instant) -> bool {
+    Instant::now() >= deadline
+}
