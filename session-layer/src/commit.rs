@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::delta::{Change, Delta, Identity, Limits};
 use crate::error::Limit;
 use crate::id::{SessionId, random_bytes};
-use crate::record::{Record, Version};
+use crate::record::Version;
 
 /// Names one commit, so that an attempt whose answer was lost can be repeated and still takes effect once.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,7 +146,7 @@ pub enum Reply {
 }
 
 /// What a request knows of its session.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// No cookie that we signed came along.
     #[default]
@@ -154,11 +154,21 @@ pub(crate) enum Seen {
     /// The cookie is ours; the store was not asked.
     Unseen(SessionId),
     /// Loaded, alive.
-    Alive(SessionId, Box<Record>),
+    Alive(SessionId),
     /// Loaded: no such session (expired long ago, or unreadable).
     Absent,
     /// Loaded: a tombstone.
     Ended { successor: Option<SessionId> },
+}
+
+impl Seen {
+    /// The ID under which the store knows the session, if it may be alive.
+    pub(crate) fn id(&self) -> Option<SessionId> {
+        match self {
+            Self::Unseen(id) | Self::Alive(id) => Some(*id),
+            Self::Nobody | Self::Absent | Self::Ended { .. } => None,
+        }
+    }
 }
 
 /// What is to be done, in terms of the decision alone.
@@ -187,7 +197,7 @@ pub(crate) fn plan(seen: &Seen, delta: &Delta) -> Step {
             Keep | Cycle | Replace(None) if delta.leaves_attributes() => Step::Create,
             Keep | Cycle | Replace(None) | Destroy => Step::Nothing,
         },
-        Seen::Unseen(id) | Seen::Alive(id, _) => match &delta.identity {
+        Seen::Unseen(id) | Seen::Alive(id) => match &delta.identity {
             Keep => Step::Apply(*id),
             Cycle | LogIn(_) | Replace(_) => Step::Renew(*id),
             Destroy => Step::Destroy(*id),
@@ -230,8 +240,11 @@ pub(crate) fn next(step: &Step, target: SessionId, seen: &Seen, delta: &Delta, r
         (Reply::Absent, _) => match seen {
             // Never seen alive by this request: to the browser it expired before, so this is a fresh visitor.
             Seen::Unseen(_) => Next::Then(plan(&Seen::Absent, delta)),
+            Seen::Ended { .. } if logs_in => Next::Then(Step::Create),
             _ => Next::Then(Step::Gone),
         },
+        // The successor that a login followed to has ended as well.
+        (Reply::Ended { successor: None }, Step::Apply(_)) if logs_in => Next::Then(Step::Create),
         (Reply::Ended { successor: Some(successor) }, _) if logs_in => Next::Then(Step::Follow(*successor)),
         (Reply::Ended { successor: None }, Step::Destroy(_)) => Next::Done,
         _ => Next::Then(Step::Gone),
@@ -241,7 +254,6 @@ pub(crate) fn next(step: &Step, target: SessionId, seen: &Seen, delta: &Delta, r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Attributes;
 
     const ID: [u8; 20] = [1; 20];
     const SUCCESSOR: [u8; 20] = [2; 20];
@@ -255,16 +267,7 @@ mod tests {
     }
 
     fn alive() -> Seen {
-        let record = Record {
-            attributes: Attributes::new(),
-            created_on: SystemTime::UNIX_EPOCH,
-            idle_timeout: Duration::from_secs(1),
-            expires_on: None,
-            ttl: Duration::from_secs(1),
-            version: Version(1),
-            principal: None,
-        };
-        Seen::Alive(id(), Box::new(record))
+        Seen::Alive(id())
     }
 
     fn delta(steps: &[&str]) -> Delta {
@@ -276,7 +279,7 @@ mod tests {
                 "remove" => delta.remove("a"),
                 "clear" => delta.clear(),
                 "cycle" => delta.cycle(),
-                "login" => delta.log_in("alice".into()),
+                "login" => delta.log_in("alice".into(), false),
                 "destroy" => delta.destroy(),
                 other => panic!("{other}"),
             }
@@ -382,6 +385,10 @@ mod tests {
         let applied = Reply::Applied { version: Version(2), counters: BTreeMap::new() };
         let step = Step::Apply(successor());
         assert_eq!(next(&step, successor(), &seen, &delta, &applied), Next::Keep(successor()));
+        // Gone meanwhile: a fresh session.
+        assert_eq!(next(&step, successor(), &seen, &delta, &Reply::Absent), Next::Then(Step::Create));
+        let ended = Reply::Ended { successor: None };
+        assert_eq!(next(&step, successor(), &seen, &delta, &ended), Next::Then(Step::Create));
         // Renewed once more meanwhile: follow on.
         let again = SessionId::random();
         let ended = Reply::Ended { successor: Some(again) };

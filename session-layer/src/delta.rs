@@ -38,7 +38,7 @@ pub(crate) enum Identity {
     Keep,
     /// It gets a new ID.
     Cycle,
-    /// It gets a new ID, and this principal. What belonged to another principal does not go over.
+    /// It gets a new ID, and this principal.
     LogIn(String),
     /// It ends.
     Destroy,
@@ -69,13 +69,23 @@ impl Delta {
         self.changes.values().any(|change| *change != Change::Remove)
     }
 
+    /// Whether the session that the request came with ends.
+    pub(crate) fn replaces(&self) -> bool {
+        matches!(self.identity, Identity::Destroy | Identity::Replace(_))
+    }
+
+    /// Whether nothing of the attributes from before is left.
+    fn starts_anew(&self) -> bool {
+        self.clear || self.replaces()
+    }
+
     pub(crate) fn set(&mut self, name: &str, value: Bytes) {
         self.begin_anew();
         self.changes.insert(name.to_owned(), Change::Set(value));
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        if self.clear || matches!(self.identity, Identity::Destroy | Identity::Replace(_)) {
+        if self.starts_anew() {
             // Nothing from before is left to remove.
             self.changes.remove(name);
         } else {
@@ -86,7 +96,7 @@ impl Delta {
     /// Adds to what this request already did to the attribute.
     pub(crate) fn add(&mut self, name: &str, by: i64) -> Result<(), SessionError> {
         let not_a_counter = || SessionError::new(Kind::NotACounter(name.to_owned()));
-        let anew = self.clear || matches!(self.identity, Identity::Destroy | Identity::Replace(_));
+        let anew = self.starts_anew();
         let change = match self.changes.get(name) {
             Some(Change::Set(value)) => Change::Set(
                 parse_counter(value).and_then(|old| old.checked_add(by)).map(counter_text).ok_or_else(not_a_counter)?,
@@ -117,10 +127,12 @@ impl Delta {
         };
     }
 
-    pub(crate) fn log_in(&mut self, principal: String) {
+    /// `other` says that the session belongs to another principal now: nothing of theirs goes over.
+    pub(crate) fn log_in(&mut self, principal: String, other: bool) {
         self.identity = match self.identity {
-            Identity::Keep | Identity::Cycle | Identity::LogIn(_) => Identity::LogIn(principal),
             Identity::Destroy | Identity::Replace(_) => Identity::Replace(Some(principal)),
+            _ if other => Identity::Replace(Some(principal)),
+            Identity::Keep | Identity::Cycle | Identity::LogIn(_) => Identity::LogIn(principal),
         };
     }
 
@@ -135,9 +147,34 @@ impl Delta {
         }
     }
 
+    /// Sets or removes.
+    pub(crate) fn assign(&mut self, name: &str, value: Option<Bytes>) {
+        match value {
+            Some(value) => self.set(name, value),
+            None => self.remove(name),
+        }
+    }
+
+    /// Takes over what was changed after this.
+    pub(crate) fn merge(&mut self, later: Self) -> Result<(), SessionError> {
+        if later.starts_anew() {
+            *self = later;
+            return Ok(());
+        }
+        for (name, change) in later.changes {
+            match change {
+                Change::Set(value) => self.set(&name, value),
+                Change::Remove => self.remove(&name),
+                Change::Add(by) => self.add(&name, by)?,
+            }
+        }
+        self.identity = later.identity;
+        Ok(())
+    }
+
     /// What the attribute is once this is applied to a session that has `stored`.
     pub(crate) fn overlay(&self, name: &str, stored: Option<Bytes>) -> Option<Bytes> {
-        let anew = self.clear || matches!(self.identity, Identity::Destroy | Identity::Replace(_));
+        let anew = self.starts_anew();
         let stored = if anew { None } else { stored };
         match self.changes.get(name) {
             None => stored,
@@ -153,7 +190,7 @@ impl Delta {
 
     /// The attributes once this is applied to `stored`.
     pub(crate) fn apply_to(&self, stored: &mut Attributes) {
-        let mut next: Attributes = if self.clear { Attributes::new() } else { std::mem::take(stored) };
+        let mut next: Attributes = if self.starts_anew() { Attributes::new() } else { std::mem::take(stored) };
         for name in self.changes.keys() {
             let old = next.remove(name);
             if let Some(value) = self.overlay(name, old) {
@@ -165,7 +202,7 @@ impl Delta {
 }
 
 /// The longest attribute name, in bytes.
-pub const MAX_NAME_LEN: usize = 128;
+pub(crate) const MAX_NAME_LEN: usize = 128;
 
 /// Checks an attribute's name: 1 to 128 bytes without control characters. A leading `@` is kept for what a store keeps of its
 /// own beside the attributes.
@@ -211,7 +248,7 @@ impl Default for Limits {
 
 /// How many digits a counter may have before it is incremented: two such numbers cannot overflow 64 bits, so that a store can
 /// check all counters of a commit before it writes any.
-pub const MAX_COUNTER_DIGITS: usize = 18;
+pub(crate) const MAX_COUNTER_DIGITS: usize = 18;
 
 /// Reads an attribute as a counter: a JSON integer of at most 18 digits, as `increment` writes it.
 ///
@@ -316,7 +353,7 @@ mod tests {
                 "remove" => delta.remove("a"),
                 "cycle" => delta.cycle(),
                 "destroy" => delta.destroy(),
-                principal => delta.log_in(principal.to_owned()),
+                principal => delta.log_in(principal.to_owned(), false),
             }
         }
         assert_eq!(delta.identity, expected, "{steps:?}");

@@ -144,22 +144,28 @@ impl fmt::Display for SessionError {
             Kind::Unavailable => f.write_str("the session store did not answer in time"),
             Kind::Busy => f.write_str("too many requests are already waiting for the session store"),
             Kind::Gone => f.write_str("the session ended while the request was on its way; nothing was written"),
-            Kind::RolledBack => f.write_str("the session store lost the state this request has seen; nothing was written"),
+            Kind::RolledBack => {
+                f.write_str("the session store lost the state this request has seen; nothing was written")
+            }
             Kind::NotACounter(name) => {
                 write!(f, "attribute {name:?} cannot be incremented: it is not an integer of at most 18 digits")
             }
-            Kind::Contended(name) => write!(f, "attribute {name:?} was changed by others each time it was to be updated"),
+            Kind::Contended(name) => {
+                write!(f, "attribute {name:?} was changed by others each time it was to be updated")
+            }
             Kind::Limit(Limit::Value(name)) => write!(f, "the value of attribute {name:?} is too long"),
             Kind::Limit(Limit::Attributes) => f.write_str("the session would have too many attributes"),
             Kind::Limit(Limit::Record) => f.write_str("the attributes of the session would be too large together"),
-            Kind::InvalidName => f.write_str(
-                "an attribute name has 1 to 128 bytes, no control characters, and does not start with `@`",
-            ),
+            Kind::InvalidName => {
+                f.write_str("an attribute name has 1 to 128 bytes, no control characters, and does not start with `@`")
+            }
             Kind::InvalidPrincipal => f.write_str("a principal has 1 to 256 bytes and no control characters"),
             Kind::InvalidValue(name) => write!(f, "the value for attribute {name:?} cannot be written as JSON"),
             Kind::Unreadable(name) => write!(f, "attribute {name:?} does not read as the type asked for"),
             Kind::TooLate => f.write_str("the response's head is out; the session can no longer be changed this way"),
-            Kind::MissingLayer(layer) => write!(f, "no session in this request: add `.layer({layer})` around its route"),
+            Kind::MissingLayer(layer) => {
+                write!(f, "no session in this request: add `.layer({layer})` around its route")
+            }
         }
     }
 }

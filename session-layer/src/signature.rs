@@ -32,9 +32,8 @@ impl Signer {
     /// `cookie_name` is part of what is signed: the cookie of one layer opens nothing under another layer's name.
     pub(crate) fn new(cookie_name: &str, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
         let signing = keyed(cookie_name, secret);
-        let accepted = std::iter::once(signing.clone())
-            .chain(accepted.iter().map(|secret| keyed(cookie_name, secret)))
-            .collect();
+        let accepted =
+            std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(cookie_name, secret))).collect();
         Self { signing, accepted }
     }
 

@@ -16,8 +16,8 @@ pub use redis::{RedisStore, RedisStoreBuilder};
 
 pub use crate::commit::{Action, Commit, CommitId, Renewal, Reply, Start};
 pub use crate::delta::{Change, Limits, parse_counter};
-pub use crate::record::{Attributes, Record, Version};
 use crate::id::SessionId;
+pub use crate::record::{Attributes, Record, Version};
 
 /// Keeps sessions. A store carries values in and out and decides nothing: what a request's changes amount to is decided before
 /// it is asked, what an answer means after.

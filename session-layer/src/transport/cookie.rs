@@ -86,7 +86,11 @@ impl Cookie {
     ///
     /// Read as bytes: a stray non-ASCII cookie of somebody else must not hide ours, nor must junk of the same name, of which what
     /// has not even our form does not count towards the bound.
-    pub(crate) fn read<'a>(&self, headers: impl Iterator<Item = &'a HeaderValue>, signer: &Signer) -> Option<SessionId> {
+    pub(crate) fn read<'a>(
+        &self,
+        headers: impl Iterator<Item = &'a HeaderValue>,
+        signer: &Signer,
+    ) -> Option<SessionId> {
         headers
             .flat_map(|header| header.as_bytes().split(|b| *b == b';'))
             .filter_map(|pair| value_of(pair, self.name.as_bytes()))

@@ -1,0 +1,443 @@
+//! The layer and its settings.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::response::Parts;
+use tower_layer::Layer;
+
+use crate::budget::Waiters;
+use crate::delta::Limits;
+use crate::service::SessionService;
+use crate::session::DefaultSession;
+use crate::signature::{MIN_SECRET_LEN, Signer};
+use crate::store::{ErasedStore, SessionStore};
+use crate::telemetry;
+use crate::transport::{Cookie, CookieFault, SameSite};
+
+/// Gives every request a session: a tower layer for axum and any other tower service over `http` types.
+///
+/// ```
+/// use std::time::Duration;
+/// use session_layer::{SessionLayer, store::MemoryStore};
+///
+/// let layer = SessionLayer::builder(MemoryStore::new())
+///     .secret(b"a secret of at least 32 bytes, from your secret store")
+///     .idle_timeout(Duration::from_secs(30 * 60))
+///     .build()?;
+/// # Ok::<(), session_layer::ConfigError>(())
+/// ```
+///
+/// # Where it goes among other layers
+///
+/// Changes are committed when the response comes back through this layer. What stands inside sees the session and has its
+/// failures taken into account; what stands outside sees the committed answer.
+///
+/// | layer | where | the other way round |
+/// |---|---|---|
+/// | `TimeoutLayer` for handlers | inside | a handler that is cut off answers 408 and commits nothing; outside, the timeout could cut off a commit's answer, and the client cannot know what was applied |
+/// | `CatchPanicLayer` | inside | a panic becomes a 500, commits nothing, and a cookie for what was flushed still goes out; outside, that cookie is lost |
+/// | `CorsLayer` | outside | preflight requests would get a slot for nothing, and a 503 of this layer would lack the CORS headers |
+/// | `CompressionLayer` | either | nothing: a replaced body is empty; outside is usual |
+/// | `TraceLayer` | outside | the commit's events would lie outside the request's span, and its time outside the latency |
+/// | `ConcurrencyLimitLayer` | outside | inside, a permit is given back before the commit has begun |
+/// | `from_fn` middleware that uses the session | inside | outside there is no session in the request |
+pub struct SessionLayer<K = DefaultSession> {
+    config: Arc<Config>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl SessionLayer {
+    /// Begins with a store; every other setting has a default but the secret.
+    pub fn builder(store: impl SessionStore) -> SessionLayerBuilder {
+        SessionLayerBuilder {
+            store: Box::new(store),
+            secret: None,
+            accepted_secrets: Vec::new(),
+            cookie_name: None,
+            cookie_domain: None,
+            cookie_path: "/".to_owned(),
+            same_site: SameSite::default(),
+            persistent_cookie: false,
+            development: false,
+            idle_timeout: Duration::from_secs(30 * 60),
+            absolute_timeout: Some(Duration::from_secs(12 * 60 * 60)),
+            touch_interval: None,
+            budget: Duration::from_secs(5),
+            max_waiting: 2_000,
+            limits: Limits::default(),
+            commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<K> Clone for SessionLayer<K> {
+    fn clone(&self) -> Self {
+        Self { config: Arc::clone(&self.config), kind: PhantomData }
+    }
+}
+
+impl<K> fmt::Debug for SessionLayer<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayer").field("cookie", &self.config.cookie.name).finish_non_exhaustive()
+    }
+}
+
+impl<S, K> Layer<S> for SessionLayer<K> {
+    type Service = SessionService<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionService::new(inner, Arc::clone(&self.config))
+    }
+}
+
+/// What all requests of a layer have in common.
+pub(crate) struct Config {
+    pub(crate) store: Box<dyn ErasedStore>,
+    pub(crate) signer: Signer,
+    pub(crate) cookie: Cookie,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) absolute_timeout: Option<Duration>,
+    pub(crate) touch_interval: Duration,
+    pub(crate) budget: Duration,
+    pub(crate) waiters: Waiters,
+    pub(crate) limits: Limits,
+    pub(crate) commit_when: Box<CommitWhen>,
+}
+
+type CommitWhen = dyn Fn(&Parts) -> bool + Send + Sync;
+
+/// The settings of a [`SessionLayer`].
+#[must_use = "settings do nothing until `build`"]
+pub struct SessionLayerBuilder<K = DefaultSession> {
+    store: Box<dyn ErasedStore>,
+    secret: Option<Vec<u8>>,
+    accepted_secrets: Vec<Vec<u8>>,
+    cookie_name: Option<String>,
+    cookie_domain: Option<String>,
+    cookie_path: String,
+    same_site: SameSite,
+    persistent_cookie: bool,
+    development: bool,
+    idle_timeout: Duration,
+    absolute_timeout: Option<Duration>,
+    touch_interval: Option<Duration>,
+    budget: Duration,
+    max_waiting: usize,
+    limits: Limits,
+    commit_when: Box<CommitWhen>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> SessionLayerBuilder<K> {
+    /// Signs cookies, and is accepted. At least 32 bytes, the same on every node; keys are derived from it (HKDF), so that any
+    /// such bytes will do. Required.
+    pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.secret = Some(secret.as_ref().to_vec());
+        self
+    }
+
+    /// Secrets whose cookies are accepted as well. Default: none.
+    ///
+    /// To rotate without logging anybody out: deploy 1 adds the new secret here, deploy 2 signs with it and keeps the old one
+    /// here, deploy 3 drops the old one once the longest session that it signed has ended. Each costs one more MAC for a cookie
+    /// that the ones before it did not sign.
+    pub fn accepted_secrets<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
+        self.accepted_secrets = secrets.into_iter().map(|secret| secret.as_ref().to_vec()).collect();
+        self
+    }
+
+    /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
+    /// (RFC 6265bis, section 4.1.3); in development mode `session`.
+    pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
+        self.cookie_name = Some(name.into());
+        self
+    }
+
+    /// Sends the cookie to all hosts below this domain. Default: to this host alone. Needs a name without `__Host-`.
+    pub fn cookie_domain(mut self, domain: impl Into<String>) -> Self {
+        self.cookie_domain = Some(domain.into());
+        self
+    }
+
+    /// Sends the cookie only below this path. Default: `/`. A path is no protection between apps of one host, since scripts of one
+    /// can reach the other (RFC 6265, section 8.6). Another path needs a name without `__Host-`.
+    pub fn cookie_path(mut self, path: impl Into<String>) -> Self {
+        self.cookie_path = path.into();
+        self
+    }
+
+    /// Whether the cookie comes along on requests that another site started. Default: [`SameSite::Lax`].
+    pub fn same_site(mut self, same_site: SameSite) -> Self {
+        self.same_site = same_site;
+        self
+    }
+
+    /// Lets the cookie outlive the browser: its `Max-Age` is the idle timeout, and it is sent again whenever the session is
+    /// prolonged. Default: off, the browser drops it when it closes.
+    ///
+    /// What it costs: such an answer, overtaken by that of a login, puts the ID from before the login back into the browser, which is
+    /// then not logged in; nobody else's session is touched.
+    pub fn persistent_cookie(mut self, persistent: bool) -> Self {
+        self.persistent_cookie = persistent;
+        self
+    }
+
+    /// Lets the cookie travel over plain HTTP, for development: it is not `Secure`, its default name is `session`, and a warning is
+    /// logged. Default: off. Anybody on the way can read such a cookie.
+    pub fn development(mut self, development: bool) -> Self {
+        self.development = development;
+        self
+    }
+
+    /// Ends a session this long after its last request. Default: 30 minutes, the longest idle timeout that OWASP suggests for
+    /// low-risk applications. Sessions that exist keep the one they began with.
+    #[doc(alias = "maxInactiveInterval")]
+    #[doc(alias = "ttl")]
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// Ends a session this long after it began or somebody logged in, however busy it is. Default: 12 hours (ASVS 5.0, 7.3.2, asks
+    /// for a limit; NIST SP 800-63B, section 2.2.3, names this one); `None` switches it off.
+    pub fn absolute_timeout(mut self, absolute_timeout: impl Into<Option<Duration>>) -> Self {
+        self.absolute_timeout = absolute_timeout.into();
+        self
+    }
+
+    /// How much of a session's idle timeout must be used up before a request prolongs it. Default: a twentieth of it, so that a
+    /// busy session costs a prolonging command now and then instead of with each request, and may end that much early.
+    pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
+        self.touch_interval = Some(touch_interval);
+        self
+    }
+
+    /// How long one request waits for the store in total; load, flushes and commit spend it, the handler's own time does not.
+    /// Default: 5 seconds, longer than a failover of the reference cluster. What has no answer by then is answered 503.
+    pub fn budget(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// How many requests may wait for a store in trouble at once; further ones are answered 503 at once. Default: 2,000: what waits
+    /// holds memory and a connection.
+    pub fn max_waiting(mut self, max_waiting: usize) -> Self {
+        self.max_waiting = max_waiting;
+        self
+    }
+
+    /// The longest value of an attribute, in bytes of JSON. Default: 64 KiB.
+    pub fn max_value_bytes(mut self, bytes: usize) -> Self {
+        self.limits.value_bytes = bytes;
+        self
+    }
+
+    /// How many attributes a session may have. Default: 256.
+    pub fn max_attributes(mut self, attributes: usize) -> Self {
+        self.limits.attributes = attributes;
+        self
+    }
+
+    /// How large names and values of all attributes of a session may be together, in bytes. Default: 256 KiB: every request that reads
+    /// the session carries it.
+    pub fn max_record_bytes(mut self, bytes: usize) -> Self {
+        self.limits.record_bytes = bytes;
+        self
+    }
+
+    /// For which responses the request's changes are committed, judged by the head. Default: all but 5xx and 408, so that a
+    /// handler that failed leaves the session as it was, except for what it flushed.
+    pub fn commit_when(mut self, commit_when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.commit_when = Box::new(commit_when);
+        self
+    }
+
+    /// Makes this the layer of [`Session<Other>`](crate::Session), so that an app can have two, each with its own cookie name.
+    ///
+    /// ```
+    /// use session_layer::{Session, SessionLayer, store::MemoryStore};
+    ///
+    /// struct Admin;
+    ///
+    /// let admin: SessionLayer<Admin> = SessionLayer::builder(MemoryStore::new())
+    ///     .secret([7; 32])
+    ///     .cookie_name("__Host-admin")
+    ///     .kind::<Admin>()
+    ///     .build()?;
+    ///
+    /// async fn handler(visitor: Session, admin: Session<Admin>) {}
+    /// # Ok::<(), session_layer::ConfigError>(())
+    /// ```
+    pub fn kind<Other>(self) -> SessionLayerBuilder<Other> {
+        let Self {
+            store,
+            secret,
+            accepted_secrets,
+            cookie_name,
+            cookie_domain,
+            cookie_path,
+            same_site,
+            persistent_cookie,
+            development,
+            idle_timeout,
+            absolute_timeout,
+            touch_interval,
+            budget,
+            max_waiting,
+            limits,
+            commit_when,
+            kind: _,
+        } = self;
+        SessionLayerBuilder {
+            store,
+            secret,
+            accepted_secrets,
+            cookie_name,
+            cookie_domain,
+            cookie_path,
+            same_site,
+            persistent_cookie,
+            development,
+            idle_timeout,
+            absolute_timeout,
+            touch_interval,
+            budget,
+            max_waiting,
+            limits,
+            commit_when,
+            kind: PhantomData,
+        }
+    }
+
+    /// Checks all settings.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is missing, out of range, or contradicts another; the error names it.
+    pub fn build(self) -> Result<SessionLayer<K>, ConfigError> {
+        let secret =
+            self.secret.ok_or_else(|| ConfigError::new("secret", "is missing; give at least 32 random bytes"))?;
+        check_secret("secret", &secret)?;
+        for secret in &self.accepted_secrets {
+            check_secret("accepted_secrets", secret)?;
+        }
+        check_timeouts(self.idle_timeout, self.absolute_timeout)?;
+        let touch_interval = self.touch_interval.unwrap_or(self.idle_timeout / 20);
+        if touch_interval >= self.idle_timeout {
+            return Err(ConfigError::new(
+                "touch_interval",
+                "must be shorter than `idle_timeout`, or no request prolongs a session",
+            ));
+        }
+        if self.budget.is_zero() {
+            return Err(ConfigError::new("budget", "must not be zero, or no store can answer in time"));
+        }
+        let default_name = if self.development { "session" } else { "__Host-session" };
+        let cookie = Cookie {
+            name: self.cookie_name.unwrap_or_else(|| default_name.to_owned()),
+            domain: self.cookie_domain,
+            path: self.cookie_path,
+            same_site: self.same_site,
+            secure: !self.development,
+            max_age: self.persistent_cookie.then_some(self.idle_timeout),
+        };
+        if let Some(fault) = cookie.fault() {
+            return Err(cookie_error(fault));
+        }
+        if self.development {
+            telemetry::development_cookie(&cookie.name);
+        }
+        let config = Config {
+            store: self.store,
+            signer: Signer::new(&cookie.name, &secret, &self.accepted_secrets),
+            cookie,
+            idle_timeout: self.idle_timeout,
+            absolute_timeout: self.absolute_timeout,
+            touch_interval,
+            budget: self.budget,
+            waiters: Waiters::new(self.max_waiting),
+            limits: self.limits,
+            commit_when: self.commit_when,
+        };
+        Ok(SessionLayer { config: Arc::new(config), kind: PhantomData })
+    }
+}
+
+fn check_secret(setting: &'static str, secret: &[u8]) -> Result<(), ConfigError> {
+    if secret.len() < MIN_SECRET_LEN {
+        let problem = format!("has {} bytes; at least {MIN_SECRET_LEN} random ones are needed", secret.len());
+        return Err(ConfigError::new(setting, problem));
+    }
+    Ok(())
+}
+
+fn check_timeouts(idle: Duration, absolute: Option<Duration>) -> Result<(), ConfigError> {
+    // Stores keep milliseconds.
+    if idle < Duration::from_millis(1) {
+        return Err(ConfigError::new("idle_timeout", "must be at least a millisecond"));
+    }
+    if absolute.is_some_and(|absolute| absolute < idle) {
+        let problem = format!("is shorter than `idle_timeout` ({idle:?}), which then would never matter");
+        return Err(ConfigError::new("absolute_timeout", problem));
+    }
+    Ok(())
+}
+
+fn cookie_error(fault: CookieFault) -> ConfigError {
+    match fault {
+        CookieFault::Name => ConfigError::new(
+            "cookie_name",
+            "must be a token: letters, digits and !#$%&'*+-.^_`|~ (RFC 6265, section 4.1.1)",
+        ),
+        CookieFault::Path => {
+            ConfigError::new("cookie_path", "must start with `/` and hold only printable ASCII without `;`")
+        }
+        CookieFault::Domain => {
+            ConfigError::new("cookie_domain", "must not be empty and hold only printable ASCII without `;`")
+        }
+        CookieFault::HostPrefix => ConfigError::new(
+            "cookie_name",
+            "starts with `__Host-`, which browsers accept only for Secure cookies with path `/` and no domain; choose another name, \
+             or leave out `cookie_domain`, `cookie_path` and `development`",
+        ),
+        CookieFault::SecurePrefix => ConfigError::new(
+            "cookie_name",
+            "starts with `__Secure-`, which browsers accept only for Secure cookies; choose another name, or leave out `development`",
+        ),
+        CookieFault::SameSiteNone => ConfigError::new(
+            "same_site",
+            "is `None`, which browsers accept only for Secure cookies; leave out `development`",
+        ),
+    }
+}
+
+/// A setting that cannot be used. `Display` names it and says how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    setting: &'static str,
+    problem: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self { setting, problem: problem.into() }
+    }
+
+    /// The name of the setting, as the builder's method has it.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "setting `{}` {}", self.setting, self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {}

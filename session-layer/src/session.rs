@@ -1,0 +1,425 @@
+//! What a handler holds: the session of its request.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use crate::attribute::{Named, Reads, Takes};
+use crate::delta::{check_name, check_principal, check_value};
+use crate::error::{Kind, SessionError};
+use crate::id::SessionId;
+use crate::slot::{Applied, Slot};
+
+/// The kind of session that a program with one session layer has.
+pub enum DefaultSession {}
+
+/// The session of a request, loaded.
+///
+/// A cheap clone of one state per request: middleware, several extractors and spawned tasks share one load and one set of
+/// changes. Reading and changing are synchronous; changes are recorded, and committed together in one atomic step when the
+/// handler has answered, before its answer is sent. Nothing is committed for answers 5xx and 408.
+///
+/// A visitor without a session has an empty one, which becomes real when something is stored in it.
+///
+/// With the `axum` feature it is an extractor, and `Result<Session, SessionError>` is one that lets the handler go on
+/// without the store.
+///
+/// ```
+/// use session_layer::{Attribute, Session, SessionError};
+///
+/// const VISITS: Attribute<u64> = Attribute::new("visits");
+///
+/// async fn handler(session: Session) -> Result<String, SessionError> {
+///     session.increment(VISITS, 1)?;
+///     let exact = session.flush().await?.counter(VISITS);
+///     Ok(format!("visit number {exact:?}"))
+/// }
+/// ```
+pub struct Session<K = DefaultSession> {
+    slot: Arc<Slot>,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// The session of a request, not loaded: changes attributes without reading any, in a single round trip.
+///
+/// Shares its changes with a [`Session`] of the same request.
+///
+/// ```
+/// use session_layer::{LazySession, SessionError};
+///
+/// async fn choose(session: LazySession) -> Result<(), SessionError> {
+///     session.insert("colour", "green")
+/// }
+/// ```
+pub struct LazySession<K = DefaultSession> {
+    slot: Arc<Slot>,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// What a flush brought back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flushed {
+    counters: BTreeMap<String, i64>,
+}
+
+impl Flushed {
+    /// The exact value of an attribute after this flush, if it was incremented. Each value is given to one request only.
+    pub fn counter(&self, name: impl Named) -> Option<i64> {
+        self.counters.get(name.attribute_name()).copied()
+    }
+}
+
+impl From<Applied> for Flushed {
+    fn from(Applied { counters }: Applied) -> Self {
+        Self { counters }
+    }
+}
+
+impl<K> Session<K> {
+    pub(crate) fn new(slot: Arc<Slot>) -> Self {
+        Self { slot, kind: PhantomData }
+    }
+
+    /// The session's ID. That of a new session, or of one that is being renewed, is fixed when first asked, and is what gets
+    /// stored (unless a late login finds that an earlier click was faster, and follows it).
+    pub fn id(&self) -> SessionId {
+        self.slot.state().id()
+    }
+
+    /// Whether the session is in the store: loaded alive, or created by a flush.
+    #[doc(alias = "is_new")]
+    pub fn exists(&self) -> bool {
+        self.slot.state().exists()
+    }
+
+    /// When the session was created, to the millisecond; that of a new one is fixed when first asked.
+    pub fn created_on(&self) -> SystemTime {
+        self.slot.state().created_on()
+    }
+
+    /// When the session ends whatever happens, if there is such a time.
+    pub fn expires_on(&self) -> Option<SystemTime> {
+        self.slot.state().record.as_ref().and_then(|record| record.expires_on)
+    }
+
+    /// Who is logged in.
+    pub fn principal(&self) -> Option<String> {
+        self.slot.state().principal()
+    }
+
+    /// Reads an attribute.
+    ///
+    /// # Errors
+    ///
+    /// When what is stored does not read as `T` ([`SessionError::is_unreadable`]), because another version of the app wrote it, say.
+    /// It keeps its bytes, and the other attributes are not affected.
+    pub fn get<T: DeserializeOwned>(&self, name: impl Reads<T>) -> Result<Option<T>, SessionError> {
+        let name = name.attribute_name();
+        parse(name, self.slot.state().overlay(name))
+    }
+
+    /// The JSON text of an attribute as it is stored.
+    pub fn raw(&self, name: impl Named) -> Option<Bytes> {
+        self.slot.state().overlay(name.attribute_name())
+    }
+
+    /// The names of all attributes, in order.
+    #[doc(alias = "getAttributeNames")]
+    pub fn names(&self) -> Vec<String> {
+        self.slot.state().attributes().into_keys().collect()
+    }
+
+    /// Sets an attribute.
+    ///
+    /// # Errors
+    ///
+    /// At once, when the value does not serialise, the name or the value breaks a rule or a limit, or the response's head is out.
+    #[doc(alias = "setAttribute")]
+    pub fn insert<V: Serialize>(&self, name: impl Takes<V>, value: V) -> Result<(), SessionError> {
+        insert(&self.slot, name.attribute_name(), &value)
+    }
+
+    /// Sets an attribute to a JSON text as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Self::insert); also when the text is not JSON.
+    pub fn insert_json(&self, name: impl Named, json: impl Into<Bytes>) -> Result<(), SessionError> {
+        insert_json(&self.slot, name.attribute_name(), json.into())
+    }
+
+    /// Removes an attribute. It stays removed, whatever requests that loaded the session before still do with others. Tells
+    /// whether this request saw it.
+    ///
+    /// # Errors
+    ///
+    /// When the name breaks a rule, or the response's head is out.
+    #[doc(alias = "removeAttribute")]
+    pub fn remove(&self, name: impl Named) -> Result<bool, SessionError> {
+        remove(&self.slot, name.attribute_name())
+    }
+
+    /// Removes all attributes. The session goes on, and who is logged in stays logged in.
+    ///
+    /// # Errors
+    ///
+    /// When the response's head is out.
+    pub fn clear(&self) -> Result<(), SessionError> {
+        self.slot.open()?.delta.clear();
+        Ok(())
+    }
+
+    /// Adds to an attribute that is an integer of at most 18 digits, starting from 0 if there is none; exact whatever other
+    /// requests add on other nodes. [`flush`](Self::flush) brings back the exact value.
+    ///
+    /// # Errors
+    ///
+    /// At once, when the name breaks a rule, this request set the attribute to something else than such an integer, or the
+    /// response's head is out. If what is stored is no such integer, the commit fails
+    /// ([`SessionError::is_not_a_counter`]), and nothing of it is applied.
+    pub fn increment(&self, name: impl Named, by: i64) -> Result<(), SessionError> {
+        increment(&self.slot, name.attribute_name(), by)
+    }
+
+    /// Commits the attribute changes so far; changes of the ID and the session's end wait for the response. What was flushed stays,
+    /// whatever the handler answers.
+    ///
+    /// # Errors
+    ///
+    /// As a commit when the response is there: 503, 409, 413. The changes are then dropped, and an answer of this request that is
+    /// not itself 4xx or 5xx is replaced by that error.
+    pub async fn flush(&self) -> Result<Flushed, SessionError> {
+        self.slot.flush().await.map(Flushed::from)
+    }
+
+    /// Changes an attribute by what it was: a flush under the condition that nobody else changed it in between, repeated with its
+    /// new value if somebody did. So `change` may run more than once. `None` stands for an attribute that is not there.
+    ///
+    /// Also works after the response's head is out, for a session that exists.
+    ///
+    /// ```
+    /// # use session_layer::{Attribute, Session, SessionError};
+    /// const CART: Attribute<Vec<String>> = Attribute::new("cart");
+    ///
+    /// async fn add(session: Session) -> Result<String, SessionError> {
+    ///     let items = session
+    ///         .update(CART, |cart: &mut Option<Vec<String>>| {
+    ///             let cart = cart.get_or_insert_default();
+    ///             cart.push("book".to_owned());
+    ///             cart.len()
+    ///         })
+    ///         .await?;
+    ///     Ok(format!("{items} items"))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`flush`](Self::flush) and [`get`](Self::get); [`SessionError::is_contended`] when others were faster each time.
+    #[doc(alias = "compare_and_set")]
+    pub async fn update<T, R>(
+        &self,
+        name: impl Reads<T>,
+        mut change: impl FnMut(&mut Option<T>) -> R,
+    ) -> Result<R, SessionError>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let name = name.attribute_name();
+        check_name(name)?;
+        let limits = self.slot.config().limits;
+        self.slot
+            .update(name, |stored| {
+                let mut value = parse(name, stored)?;
+                let out = change(&mut value);
+                let json = value.map(|value| serialise(name, &value)).transpose()?;
+                json.iter().try_for_each(|json| check_value(name, json, &limits))?;
+                Ok((json, out))
+            })
+            .await
+    }
+
+    /// Logs somebody in: the session gets a new ID, so that whoever knew the old one has nothing (session fixation), keeps its
+    /// attributes, and its absolute timeout starts again. Attributes of a session that belonged to another principal do not go
+    /// over.
+    ///
+    /// # Errors
+    ///
+    /// When the principal is empty, longer than 256 bytes, or has control characters, or the response's head is out.
+    pub fn log_in(&self, principal: impl Into<String>) -> Result<(), SessionError> {
+        let principal = principal.into();
+        check_principal(&principal)?;
+        let mut state = self.slot.open()?;
+        let other = state.principal().is_some_and(|current| current != principal);
+        state.delta.log_in(principal, other);
+        Ok(())
+    }
+
+    /// Logs out: the same as [`destroy`](Self::destroy). What is stored after it, a farewell message, say, starts another
+    /// session.
+    ///
+    /// # Errors
+    ///
+    /// When the response's head is out.
+    pub fn log_out(&self) -> Result<(), SessionError> {
+        self.destroy()
+    }
+
+    /// Ends the session, here and on every node, and has the browser forget it. Nothing that is still in flight brings it back.
+    ///
+    /// # Errors
+    ///
+    /// When the response's head is out.
+    #[doc(alias = "invalidate")]
+    pub fn destroy(&self) -> Result<(), SessionError> {
+        self.slot.open()?.delta.destroy();
+        Ok(())
+    }
+
+    /// Gives the session a new ID and keeps everything else; for changes of privilege that are no login.
+    ///
+    /// # Errors
+    ///
+    /// When the response's head is out.
+    #[doc(alias = "regenerate")]
+    #[doc(alias = "changeSessionId")]
+    pub fn cycle_id(&self) -> Result<(), SessionError> {
+        self.slot.open()?.delta.cycle();
+        Ok(())
+    }
+
+    /// Reads the session from the store again; changes that were not flushed stay on top. `false` when it has ended: for streams
+    /// and WebSockets, which outlive the answer that opened them.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer within the budget.
+    pub async fn reload(&self) -> Result<bool, SessionError> {
+        self.slot.reload().await
+    }
+}
+
+impl<K> LazySession<K> {
+    pub(crate) fn new(slot: Arc<Slot>) -> Self {
+        Self { slot, kind: PhantomData }
+    }
+
+    /// Whether the browser presented an ID that we signed; not whether its session is still alive.
+    pub fn is_presented(&self) -> bool {
+        self.slot.state().read();
+        self.slot.presented().is_some()
+    }
+
+    /// Sets an attribute; see [`Session::insert`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn insert<V: Serialize>(&self, name: impl Takes<V>, value: V) -> Result<(), SessionError> {
+        insert(&self.slot, name.attribute_name(), &value)
+    }
+
+    /// Sets an attribute to a JSON text as it is; see [`Session::insert_json`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn insert_json(&self, name: impl Named, json: impl Into<Bytes>) -> Result<(), SessionError> {
+        insert_json(&self.slot, name.attribute_name(), json.into())
+    }
+
+    /// Removes an attribute; see [`Session::remove`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn remove(&self, name: impl Named) -> Result<(), SessionError> {
+        remove(&self.slot, name.attribute_name()).map(|_| ())
+    }
+
+    /// Adds to an attribute; see [`Session::increment`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn increment(&self, name: impl Named, by: i64) -> Result<(), SessionError> {
+        increment(&self.slot, name.attribute_name(), by)
+    }
+
+    /// Commits the changes so far; see [`Session::flush`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub async fn flush(&self) -> Result<Flushed, SessionError> {
+        self.slot.flush().await.map(Flushed::from)
+    }
+}
+
+fn insert<V: Serialize>(slot: &Slot, name: &str, value: &V) -> Result<(), SessionError> {
+    check_name(name)?;
+    set(slot, name, serialise(name, value)?)
+}
+
+fn insert_json(slot: &Slot, name: &str, json: Bytes) -> Result<(), SessionError> {
+    check_name(name)?;
+    let is_json = std::str::from_utf8(&json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    if !is_json {
+        return Err(SessionError::new(Kind::InvalidValue(name.to_owned())));
+    }
+    set(slot, name, json)
+}
+
+fn set(slot: &Slot, name: &str, json: Bytes) -> Result<(), SessionError> {
+    check_value(name, &json, &slot.config().limits)?;
+    slot.open()?.delta.set(name, json);
+    Ok(())
+}
+
+fn remove(slot: &Slot, name: &str) -> Result<bool, SessionError> {
+    check_name(name)?;
+    let mut state = slot.open()?;
+    let was_there = state.overlay(name).is_some();
+    state.delta.remove(name);
+    Ok(was_there)
+}
+
+fn increment(slot: &Slot, name: &str, by: i64) -> Result<(), SessionError> {
+    check_name(name)?;
+    slot.open()?.delta.add(name, by)
+}
+
+fn serialise<V: Serialize>(name: &str, value: &V) -> Result<Bytes, SessionError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|_| SessionError::new(Kind::InvalidValue(name.to_owned())))
+}
+
+fn parse<T: DeserializeOwned>(name: &str, json: Option<Bytes>) -> Result<Option<T>, SessionError> {
+    json.map(|json| serde_json::from_slice(&json))
+        .transpose()
+        .map_err(|_| SessionError::new(Kind::Unreadable(name.to_owned())))
+}
+
+macro_rules! handle {
+    ($($name:ident),*) => {$(
+        impl<K> Clone for $name<K> {
+            fn clone(&self) -> Self {
+                Self::new(Arc::clone(&self.slot))
+            }
+        }
+
+        /// Shows nothing of the session.
+        impl<K> fmt::Debug for $name<K> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+handle!(Session, LazySession);
