@@ -237,14 +237,13 @@ pub(crate) fn next(step: &Step, target: SessionId, seen: &Seen, delta: &Delta, r
         (Reply::Applied { .. }, _) if logs_in => Next::Keep(target),
         (Reply::Applied { .. }, _) => Next::Done,
         (Reply::Absent, Step::Destroy(_)) => Next::Done,
+        // A login changes attributes without renewing only at the successor that it followed to; that has ended as well.
+        (Reply::Absent | Reply::Ended { successor: None }, Step::Apply(_)) if logs_in => Next::Then(Step::Create),
         (Reply::Absent, _) => match seen {
             // Never seen alive by this request: to the browser it expired before, so this is a fresh visitor.
             Seen::Unseen(_) => Next::Then(plan(&Seen::Absent, delta)),
-            Seen::Ended { .. } if logs_in => Next::Then(Step::Create),
             _ => Next::Then(Step::Gone),
         },
-        // The successor that a login followed to has ended as well.
-        (Reply::Ended { successor: None }, Step::Apply(_)) if logs_in => Next::Then(Step::Create),
         (Reply::Ended { successor: Some(successor) }, _) if logs_in => Next::Then(Step::Follow(*successor)),
         (Reply::Ended { successor: None }, Step::Destroy(_)) => Next::Done,
         _ => Next::Then(Step::Gone),

@@ -38,7 +38,9 @@ pub use layer::{ConfigError, SessionLayer, SessionLayerBuilder};
 mod service; // gives each request a slot for its session
 pub use service::SessionService;
 
-mod slot; // the one state that everything in a request shares, and the IO
+mod slot; // what everything in a request shares, and the IO
+
+mod state; // what a request knows of its session and has changed so far
 
 mod transport; // in: the ID that the browser presented; out: the ID that it should keep
 pub use transport::SameSite;

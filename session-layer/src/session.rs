@@ -312,7 +312,7 @@ impl<K> LazySession<K> {
 
     /// Whether the browser presented an ID that we signed; not whether its session is still alive.
     pub fn is_presented(&self) -> bool {
-        self.slot.state().read();
+        self.slot.state().read = true;
         self.slot.presented().is_some()
     }
 

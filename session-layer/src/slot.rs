@@ -16,11 +16,12 @@ use tracing::Instrument;
 
 use crate::budget::{Budget, persist};
 use crate::commit::{Action, Commit, CommitId, Next, Renewal, Reply, Seen, Start, Step, next, plan};
-use crate::delta::{Delta, Identity, counter_text};
+use crate::delta::{Delta, Identity};
 use crate::error::{Kind, SessionError};
 use crate::id::SessionId;
 use crate::layer::Config;
-use crate::record::{Attributes, Record, Version};
+use crate::record::Version;
+use crate::state::{CookieChange, State};
 use crate::store::{BoxFuture, Loaded, StoreError};
 use crate::telemetry;
 
@@ -33,39 +34,6 @@ pub(crate) struct Slot {
     flushing: tokio::sync::Mutex<()>,
     budget: Budget,
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-pub(crate) struct State {
-    pub(crate) seen: Seen,
-    /// The session as loaded, with what was flushed since.
-    pub(crate) record: Option<Record>,
-    pub(crate) delta: Delta,
-    /// What a flush is writing just now; still part of what handlers read.
-    in_flight: Delta,
-    fresh: Option<Fresh>,
-    /// Somebody was told what is, or is not, in the session.
-    read: bool,
-    /// The response's head is out, or there will be none.
-    sealed: bool,
-    cookie: CookieChange,
-    failed: Option<SessionError>,
-}
-
-/// The ID and time of a session that is still to be created: fixed when first asked, so that what a page shows is what is
-/// stored.
-#[derive(Clone, Copy)]
-struct Fresh {
-    id: SessionId,
-    created_on: SystemTime,
-}
-
-#[derive(Default)]
-enum CookieChange {
-    #[default]
-    None,
-    Keep(SessionId),
-    Forget,
 }
 
 /// What a commit brought back.
@@ -138,7 +106,7 @@ impl Slot {
                 Ok(())
             })
             .await
-            .map(|()| ())
+            .copied()
     }
 
     /// Loads the session again. `false` when it is gone.
@@ -192,11 +160,13 @@ impl Slot {
             }
             state.take_attribute_changes()
         };
+        let mut in_flight = InFlight { slot: self, landed: false };
         let outcome = self.apply(&delta, &BTreeMap::new(), &self.budget).await;
-        self.landed(outcome).map(|attempt| match attempt {
-            Attempt::Applied(applied) => applied,
-            Attempt::Lost(_) => Applied::default(),
-        })
+        in_flight.note(&outcome);
+        match outcome? {
+            Attempt::Applied(applied) => Ok(applied),
+            Attempt::Lost(_) => unreachable!("no condition was set"),
+        }
     }
 
     /// Compare-and-set: `change` turns the attribute's current bytes into the next ones, again and again until nobody was
@@ -221,6 +191,7 @@ impl Slot {
             let stored = state.record.as_ref().and_then(|record| record.attributes.get(name).cloned());
             (state.take_attribute_changes(), stored)
         };
+        let mut in_flight = InFlight { slot: self, landed: false };
         let late = self.late_budget();
         let budget = late.as_ref().unwrap_or(&self.budget);
         for tries in 0..MAX_UPDATE_TRIES {
@@ -229,6 +200,7 @@ impl Slot {
                 Ok(changed) => changed,
                 Err(error) => {
                     // Nothing was sent: what was taken out to be written along goes back.
+                    in_flight.landed = true;
                     self.state().put_back(delta);
                     return Err(error);
                 }
@@ -237,27 +209,17 @@ impl Slot {
             attempt.assign(name, value);
             self.state().in_flight = attempt.clone();
             let conditions = BTreeMap::from([(name.to_owned(), stored.clone())]);
-            match self.landed(self.apply(&attempt, &conditions, budget).await)? {
+            let outcome = self.apply(&attempt, &conditions, budget).await;
+            in_flight.note(&outcome);
+            match outcome? {
                 Attempt::Applied(_) => return Ok(out),
                 Attempt::Lost(current) => stored = current,
             }
             tokio::time::sleep(update_pause(tries)).await;
         }
-        let error = SessionError::new(Kind::Contended(name.to_owned()));
-        self.state().fail(&error);
-        Err(error)
-    }
-
-    /// Takes what a commit did over into what this request knows.
-    fn landed(&self, outcome: Result<Attempt, SessionError>) -> Result<Attempt, SessionError> {
-        let mut state = self.state();
-        match &outcome {
-            Ok(Attempt::Applied(_)) => state.in_flight = Delta::default(),
-            // Still on its way: the next attempt takes it along.
-            Ok(Attempt::Lost(_)) => {}
-            Err(error) => state.fail(error),
-        }
-        outcome
+        let contended = SessionError::new(Kind::Contended(name.to_owned()));
+        in_flight.note(&Err(contended.clone()));
+        Err(contended)
     }
 
     /// Commits a delta: one step, or as many as the state that the session turns out to be in asks for.
@@ -480,179 +442,32 @@ fn update_pause(tries: u32) -> Duration {
     Duration::from_micros(u64::from(u16::from_ne_bytes(crate::id::random_bytes())) * most / u64::from(u16::MAX))
 }
 
-impl State {
-    fn see(&mut self, id: SessionId, loaded: Loaded) {
-        match loaded {
-            Loaded::Alive(record) => {
-                self.seen = Seen::Alive(id);
-                self.record = Some(record);
-            }
-            Loaded::Absent => self.seen = Seen::Absent,
-            Loaded::Ended { successor } => self.seen = Seen::Ended { successor },
+/// A flush on its way. If it is dropped there, by a timeout of the handler's, say, nobody knows whether it was applied, and the
+/// request's answer must not claim that it was.
+struct InFlight<'a> {
+    slot: &'a Slot,
+    landed: bool,
+}
+
+impl InFlight<'_> {
+    fn note(&mut self, outcome: &Result<Attempt, SessionError>) {
+        let mut state = self.slot.state();
+        match outcome {
+            // Still on its way: the next attempt takes it along.
+            Ok(Attempt::Lost(_)) => return,
+            Ok(Attempt::Applied(_)) => state.in_flight = Delta::default(),
+            Err(error) => state.fail(error),
         }
-    }
-
-    pub(crate) fn read(&mut self) {
-        self.read = true;
-    }
-
-    /// An attribute as this request sees it.
-    pub(crate) fn overlay(&self, name: &str) -> Option<Bytes> {
-        let stored = self.record.as_ref().and_then(|record| record.attributes.get(name).cloned());
-        self.delta.overlay(name, self.in_flight.overlay(name, stored))
-    }
-
-    /// All attributes as this request sees them.
-    pub(crate) fn attributes(&self) -> Attributes {
-        let mut attributes = self.record.as_ref().map(|record| record.attributes.clone()).unwrap_or_default();
-        self.in_flight.apply_to(&mut attributes);
-        self.delta.apply_to(&mut attributes);
-        attributes
-    }
-
-    /// The session's ID once this request is done, as far as that is up to this request.
-    pub(crate) fn id(&mut self) -> SessionId {
-        match self.seen.id() {
-            Some(id) if self.delta.identity == Identity::Keep => id,
-            _ => self.fresh().id,
-        }
-    }
-
-    pub(crate) fn created_on(&mut self) -> SystemTime {
-        match &self.record {
-            Some(record) if !self.delta.replaces() => record.created_on,
-            _ => self.fresh().created_on,
-        }
-    }
-
-    fn fresh(&mut self) -> Fresh {
-        let id = self.seen.id();
-        *self.fresh.get_or_insert_with(|| Fresh {
-            id: id.map_or_else(SessionId::random, |id| id.successor()),
-            created_on: now_in_millis(),
-        })
-    }
-
-    fn version_of(&self, id: &SessionId) -> Option<Version> {
-        match (&self.record, self.seen) {
-            (Some(record), Seen::Alive(seen)) if seen == *id => Some(record.version),
-            _ => None,
-        }
-    }
-
-    fn take_attribute_changes(&mut self) -> Delta {
-        let identity = std::mem::take(&mut self.delta.identity);
-        let taken = std::mem::take(&mut self.delta);
-        self.delta.identity = identity;
-        self.in_flight = taken.clone();
-        taken
-    }
-
-    /// Who is logged in once this request is done.
-    pub(crate) fn principal(&self) -> Option<String> {
-        match &self.delta.identity {
-            Identity::LogIn(principal) => Some(principal.clone()),
-            Identity::Replace(principal) => principal.clone(),
-            Identity::Destroy => None,
-            Identity::Keep | Identity::Cycle => self.record.as_ref().and_then(|record| record.principal.clone()),
-        }
-    }
-
-    /// Whether there is a session in the store that this request leaves there.
-    pub(crate) fn exists(&self) -> bool {
-        self.record.is_some() && !self.delta.replaces()
-    }
-
-    /// Undoes [`take_attribute_changes`](Self::take_attribute_changes), below what was changed since.
-    fn put_back(&mut self, mut taken: Delta) {
-        let later = std::mem::take(&mut self.delta);
-        self.in_flight = Delta::default();
-        if let Err(error) = taken.merge(later) {
-            self.failed = Some(error);
-        }
-        self.delta = taken;
-    }
-
-    fn fail(&mut self, error: &SessionError) {
-        self.in_flight = Delta::default();
-        self.failed = Some(error.clone());
-    }
-
-    /// A commit took effect: what this request knows, and what the browser is to keep.
-    fn applied(
-        &mut self,
-        action: &Action,
-        delta: &Delta,
-        done: &Next,
-        version: Version,
-        counters: &BTreeMap<String, i64>,
-        config: &Config,
-    ) {
-        let keep = |attributes: &mut Attributes| {
-            delta.apply_to(attributes);
-            for (name, value) in counters {
-                attributes.insert(name.clone(), counter_text(*value));
-            }
-        };
-        match action {
-            Action::Create(id, start) | Action::Renew(_, id, Renewal::Replace { start, .. }) => {
-                let mut attributes = Attributes::new();
-                keep(&mut attributes);
-                self.record = Some(Record {
-                    attributes,
-                    created_on: start.created_on,
-                    idle_timeout: start.idle_timeout,
-                    expires_on: start.absolute_timeout.map(|timeout| SystemTime::now() + timeout),
-                    ttl: start.idle_timeout,
-                    version,
-                    principal: start.principal.clone(),
-                });
-                self.seen = Seen::Alive(*id);
-                self.fresh = None;
-            }
-            Action::Apply(id) | Action::Renew(_, id, _) => {
-                let due = self.record.as_ref().is_none_or(|r| r.wants_touch(config.touch_interval, SystemTime::now()));
-                if config.cookie.max_age.is_some() && due {
-                    self.cookie = CookieChange::Keep(*id);
-                }
-                if let Some(record) = &mut self.record {
-                    keep(&mut record.attributes);
-                    record.version = version;
-                    record.ttl = record.idle_timeout;
-                    if let Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) = action {
-                        record.principal = Some(principal.clone());
-                        record.expires_on = absolute_timeout.map(|timeout| SystemTime::now() + timeout);
-                    }
-                    self.seen = Seen::Alive(*id);
-                }
-                if matches!(action, Action::Renew(..)) {
-                    self.seen = Seen::Alive(*id);
-                    self.fresh = None;
-                }
-            }
-            Action::Destroy(_) => {
-                self.record = None;
-                self.seen = Seen::Ended { successor: None };
-            }
-        }
-        match action {
-            Action::Create(id, _) => telemetry::created(id),
-            Action::Renew(old, new, _) => telemetry::renewed(old, new),
-            Action::Destroy(id) => telemetry::destroyed(id),
-            Action::Apply(_) => {}
-        }
-        match done {
-            Next::Keep(id) => self.cookie = CookieChange::Keep(*id),
-            Next::Forget => self.cookie = CookieChange::Forget,
-            Next::Done | Next::Then(_) => {}
-        }
+        self.landed = true;
     }
 }
 
-/// What a record keeps of a time.
-fn now_in_millis() -> SystemTime {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if !self.landed {
+            self.slot.state().fail(&SessionError::unavailable(None));
+        }
+    }
 }
 
 /// Adds `Cookie` to `Vary` unless it is covered already (RFC 9110, section 12.5.5).

@@ -1,0 +1,219 @@
+//! What a request knows of its session and has changed so far.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::commit::{Action, Next, Renewal, Seen};
+use crate::delta::{Delta, Identity, counter_text};
+use crate::error::SessionError;
+use crate::id::SessionId;
+use crate::layer::Config;
+use crate::record::{Attributes, Record, Version};
+use crate::store::Loaded;
+use crate::telemetry;
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) seen: Seen,
+    /// The session as loaded, with what was flushed since.
+    pub(crate) record: Option<Record>,
+    pub(crate) delta: Delta,
+    /// What a flush is writing just now; still part of what handlers read.
+    pub(crate) in_flight: Delta,
+    fresh: Option<Fresh>,
+    /// Somebody was told what is, or is not, in the session.
+    pub(crate) read: bool,
+    /// The response's head is out, or there will be none.
+    pub(crate) sealed: bool,
+    pub(crate) cookie: CookieChange,
+    pub(crate) failed: Option<SessionError>,
+}
+
+/// The ID and time of a session that is still to be created: fixed when first asked, so that what a page shows is what is
+/// stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Fresh {
+    pub(crate) id: SessionId,
+    pub(crate) created_on: SystemTime,
+}
+
+#[derive(Default)]
+pub(crate) enum CookieChange {
+    #[default]
+    None,
+    Keep(SessionId),
+    Forget,
+}
+
+impl State {
+    pub(crate) fn see(&mut self, id: SessionId, loaded: Loaded) {
+        match loaded {
+            Loaded::Alive(record) => {
+                self.seen = Seen::Alive(id);
+                self.record = Some(record);
+            }
+            Loaded::Absent => self.seen = Seen::Absent,
+            Loaded::Ended { successor } => self.seen = Seen::Ended { successor },
+        }
+    }
+
+    /// An attribute as this request sees it.
+    pub(crate) fn overlay(&self, name: &str) -> Option<Bytes> {
+        let stored = self.record.as_ref().and_then(|record| record.attributes.get(name).cloned());
+        self.delta.overlay(name, self.in_flight.overlay(name, stored))
+    }
+
+    /// All attributes as this request sees them.
+    pub(crate) fn attributes(&self) -> Attributes {
+        let mut attributes = self.record.as_ref().map(|record| record.attributes.clone()).unwrap_or_default();
+        self.in_flight.apply_to(&mut attributes);
+        self.delta.apply_to(&mut attributes);
+        attributes
+    }
+
+    /// The session's ID once this request is done, as far as that is up to this request.
+    pub(crate) fn id(&mut self) -> SessionId {
+        match self.seen.id() {
+            Some(id) if self.delta.identity == Identity::Keep => id,
+            _ => self.fresh().id,
+        }
+    }
+
+    pub(crate) fn created_on(&mut self) -> SystemTime {
+        match &self.record {
+            Some(record) if !self.delta.replaces() => record.created_on,
+            _ => self.fresh().created_on,
+        }
+    }
+
+    pub(crate) fn fresh(&mut self) -> Fresh {
+        let id = self.seen.id();
+        *self.fresh.get_or_insert_with(|| Fresh {
+            id: id.map_or_else(SessionId::random, |id| id.successor()),
+            created_on: now_in_millis(),
+        })
+    }
+
+    pub(crate) fn version_of(&self, id: &SessionId) -> Option<Version> {
+        match (&self.record, self.seen) {
+            (Some(record), Seen::Alive(seen)) if seen == *id => Some(record.version),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn take_attribute_changes(&mut self) -> Delta {
+        let identity = std::mem::take(&mut self.delta.identity);
+        let taken = std::mem::take(&mut self.delta);
+        self.delta.identity = identity;
+        self.in_flight = taken.clone();
+        taken
+    }
+
+    /// Who is logged in once this request is done.
+    pub(crate) fn principal(&self) -> Option<String> {
+        match &self.delta.identity {
+            Identity::LogIn(principal) => Some(principal.clone()),
+            Identity::Replace(principal) => principal.clone(),
+            Identity::Destroy => None,
+            Identity::Keep | Identity::Cycle => self.record.as_ref().and_then(|record| record.principal.clone()),
+        }
+    }
+
+    /// Whether there is a session in the store that this request leaves there.
+    pub(crate) fn exists(&self) -> bool {
+        self.record.is_some() && !self.delta.replaces()
+    }
+
+    /// Undoes [`take_attribute_changes`](Self::take_attribute_changes), below what was changed since.
+    pub(crate) fn put_back(&mut self, mut taken: Delta) {
+        let later = std::mem::take(&mut self.delta);
+        self.in_flight = Delta::default();
+        if let Err(error) = taken.merge(later) {
+            self.failed = Some(error);
+        }
+        self.delta = taken;
+    }
+
+    pub(crate) fn fail(&mut self, error: &SessionError) {
+        self.in_flight = Delta::default();
+        self.failed = Some(error.clone());
+    }
+
+    /// A commit took effect: what this request knows, and what the browser is to keep.
+    pub(crate) fn applied(
+        &mut self,
+        action: &Action,
+        delta: &Delta,
+        done: &Next,
+        version: Version,
+        counters: &BTreeMap<String, i64>,
+        config: &Config,
+    ) {
+        let keep = |attributes: &mut Attributes| {
+            delta.apply_to(attributes);
+            for (name, value) in counters {
+                attributes.insert(name.clone(), counter_text(*value));
+            }
+        };
+        match action {
+            Action::Create(id, start) | Action::Renew(_, id, Renewal::Replace { start, .. }) => {
+                let mut attributes = Attributes::new();
+                keep(&mut attributes);
+                self.record = Some(Record {
+                    attributes,
+                    created_on: start.created_on,
+                    idle_timeout: start.idle_timeout,
+                    expires_on: start.absolute_timeout.map(|timeout| SystemTime::now() + timeout),
+                    ttl: start.idle_timeout,
+                    version,
+                    principal: start.principal.clone(),
+                });
+                self.seen = Seen::Alive(*id);
+                self.fresh = None;
+            }
+            Action::Apply(id) | Action::Renew(_, id, _) => {
+                let due = self.record.as_ref().is_none_or(|r| r.wants_touch(config.touch_interval, SystemTime::now()));
+                if config.cookie.max_age.is_some() && due {
+                    self.cookie = CookieChange::Keep(*id);
+                }
+                if let Some(record) = &mut self.record {
+                    keep(&mut record.attributes);
+                    record.version = version;
+                    record.ttl = record.idle_timeout;
+                    if let Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) = action {
+                        record.principal = Some(principal.clone());
+                        record.expires_on = absolute_timeout.map(|timeout| SystemTime::now() + timeout);
+                    }
+                    self.seen = Seen::Alive(*id);
+                }
+                if matches!(action, Action::Renew(..)) {
+                    self.seen = Seen::Alive(*id);
+                    self.fresh = None;
+                }
+            }
+            Action::Destroy(_) => {
+                self.record = None;
+                self.seen = Seen::Ended { successor: None };
+            }
+        }
+        match action {
+            Action::Create(id, _) => telemetry::created(id),
+            Action::Renew(old, new, _) => telemetry::renewed(old, new),
+            Action::Destroy(id) => telemetry::destroyed(id),
+            Action::Apply(_) => {}
+        }
+        match done {
+            Next::Keep(id) => self.cookie = CookieChange::Keep(*id),
+            Next::Forget => self.cookie = CookieChange::Forget,
+            Next::Done | Next::Then(_) => {}
+        }
+    }
+}
+
+/// What a record keeps of a time.
+fn now_in_millis() -> SystemTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
