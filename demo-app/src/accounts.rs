@@ -1,0 +1,75 @@
+//! The demo's two accounts, and checking a password against them.
+//!
+//! A check costs some 20 MiB and tens of milliseconds of a whole core, on purpose. So it runs on threads of its own, few at a
+//! time, behind a queue that is bounded as well; requests that need no password never wait for one that does.
+
+use std::sync::Arc;
+
+use argon2::Argon2;
+use argon2::password_hash::PasswordVerifier;
+use argon2::password_hash::phc::PasswordHash;
+use tokio::sync::Semaphore;
+
+/// What is kept of the passwords: argon2id with 19 MiB, two passes, one lane, as OWASP recommends. They are written on the login
+/// form, so publishing their hashes gives nothing away.
+const ACCOUNTS: [(&str, &str); 2] = [
+    ("alice", "$argon2id$v=19$m=19456,t=2,p=1$FFDD2GBp1cf2eZZJSMbDCA$NljIpr/tyZfq173O/+QpjQTbZ+z8TAT1tva6wTHWAdU"),
+    ("bob", "$argon2id$v=19$m=19456,t=2,p=1$AC+sX4TrtIjYK4j9i/ihjA$nzlUjNVXw4ySz6aei5bHlV14eEdkHubEQvUIRD9sD9Q"),
+];
+
+/// The hash of a long random password that was thrown away: for a name that has no account, this is checked instead, so that
+/// the answer takes as long and does not tell which names exist.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$K/EqujhgU5WJ0Fl02ftpAw$c4Lz8ZS93AiQ1lCLYC5/MRFOPirCYugMXbdhY29zH3I";
+
+/// Checks waiting for a thread, beyond which a login is told to come back later.
+const MAX_WAITING: usize = 64;
+
+/// Checks passwords.
+#[derive(Clone)]
+pub(crate) struct Accounts {
+    places: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Right,
+    Wrong,
+    /// Too many are waiting.
+    Busy,
+}
+
+impl Accounts {
+    pub(crate) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // Half of the cores, so that a storm of logins leaves room for everybody else.
+        let running = (cores / 2).max(1);
+        Self { places: Arc::new(Semaphore::new(MAX_WAITING + running)), running: Arc::new(Semaphore::new(running)) }
+    }
+
+    /// Checks `password` for the account `name`.
+    pub(crate) async fn verify(&self, name: &str, password: String) -> Verdict {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return Verdict::Busy };
+        let Ok(permit) = Arc::clone(&self.running).acquire_owned().await else { return Verdict::Busy };
+        let account = ACCOUNTS.iter().find(|(account, _)| *account == name);
+        let hash = account.map_or(NOBODY, |(_, hash)| hash);
+        let matches = tokio::task::spawn_blocking(move || {
+            let matches = matches(&password, hash);
+            // Held by the thread, not by the request: a client that goes away does not make room for another check.
+            drop((place, permit));
+            matches
+        });
+        if matches.await.expect("checking a password does not panic") && account.is_some() {
+            Verdict::Right
+        } else {
+            Verdict::Wrong
+        }
+    }
+}
+
+fn matches(password: &str, hash: &str) -> bool {
+    let hash = PasswordHash::new(hash).expect("the hashes above parse");
+    Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+}

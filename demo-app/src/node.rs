@@ -1,0 +1,199 @@
+//! One node: its state, its routes, and the layers around them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use session_layer::SessionLayer;
+use session_layer::store::{MemoryStore, SessionStore};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
+use tower_http::timeout::TimeoutLayer;
+use tower_http::trace::{DefaultOnResponse, TraceLayer};
+use tracing::{Level, Span};
+
+use crate::accounts::Accounts;
+use crate::config::{ConfigError, SessionSettings, StoreUrl};
+use crate::metrics::Metrics;
+use crate::{Fatal, headers, metrics, origin, problem, routes, server};
+
+/// How long a handler may take, its waiting for the body and for the session store's budget of 5 s included.
+pub(crate) const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest request body: well above the largest attribute, so that the library's own limit is the one a client meets.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// A node's state: cheap to clone, one per node. Two of them live in one process in the embedded cluster.
+#[derive(Clone)]
+pub(crate) struct Node(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    readiness: AtomicU8,
+    store_up: Box<dyn Fn() -> bool + Send + Sync>,
+    metrics: Metrics,
+    accounts: Accounts,
+}
+
+/// What `/readyz` tells a load balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl Node {
+    /// A node that is starting. `store_up` says whether its store answers.
+    pub(crate) fn new(name: String, store_up: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            name,
+            readiness: AtomicU8::new(Readiness::Starting as u8),
+            store_up: Box::new(store_up),
+            metrics: Metrics::default(),
+            accounts: Accounts::new(),
+        }))
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub(crate) fn store_up(&self) -> bool {
+        (self.0.store_up)()
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.0.accounts
+    }
+
+    pub(crate) fn readiness(&self) -> Readiness {
+        match self.0.readiness.load(Ordering::Relaxed) {
+            starting if starting == Readiness::Starting as u8 => Readiness::Starting,
+            ready if ready == Readiness::Ready as u8 => Readiness::Ready,
+            _ => Readiness::Draining,
+        }
+    }
+
+    pub(crate) fn set_readiness(&self, readiness: Readiness) {
+        self.0.readiness.store(readiness as u8, Ordering::Relaxed);
+    }
+}
+
+/// Runs one node until the process is asked to stop.
+pub(crate) async fn run(
+    listen: SocketAddr,
+    name: String,
+    store: StoreUrl,
+    settings: &SessionSettings,
+) -> Result<(), Fatal> {
+    let (node, sessions) = match store {
+        StoreUrl::Memory => (Node::new(name, || true), session_layer(MemoryStore::new(), settings)?),
+        StoreUrl::Redis(_) => return Err(ConfigError::new("REDIS_URL", "only memory: can be used so far").into()),
+    };
+    let listener = server::bind(listen).await?;
+    tracing::info!(server = node.name(), "listening on http://{}", listener.local_addr()?);
+    serve(listener, node, sessions, server::asked_to_stop()).await;
+    Ok(())
+}
+
+/// Serves a node until `stop` is ready.
+pub(crate) async fn serve(
+    listener: tokio::net::TcpListener,
+    node: Node,
+    sessions: SessionLayer,
+    stop: impl Future<Output = ()>,
+) {
+    node.set_readiness(Readiness::Ready);
+    let draining = node.clone();
+    let stop = async move {
+        stop.await;
+        draining.set_readiness(Readiness::Draining);
+    };
+    server::serve(listener, router(node, sessions), stop).await;
+}
+
+/// The session layer, from the settings.
+pub(crate) fn session_layer(store: impl SessionStore, settings: &SessionSettings) -> Result<SessionLayer, ConfigError> {
+    let mut builder = SessionLayer::builder(store)
+        .secret(&settings.secret)
+        .accepted_secrets(&settings.accepted)
+        .idle_timeout(settings.idle_timeout)
+        .development(settings.development);
+    if let Some(absolute_timeout) = settings.absolute_timeout {
+        builder = builder.absolute_timeout(absolute_timeout);
+    }
+    builder.build().map_err(|error| {
+        let variable = match error.setting() {
+            "idle_timeout" => "SESSION_IDLE_TIMEOUT_SECS",
+            "absolute_timeout" => "SESSION_ABSOLUTE_TIMEOUT_SECS",
+            "accepted_secrets" => "SESSION_ACCEPTED_SECRETS",
+            _ => "SESSION_SECRET",
+        };
+        ConfigError::new(variable, error)
+    })
+}
+
+/// The node's routes in their layers. A layer added later is further out; read from below for the way in.
+pub(crate) fn router(node: Node, sessions: SessionLayer) -> Router {
+    let name = HeaderValue::from_str(node.name()).expect("a server's name fits into a header");
+
+    routes::with_sessions()
+        // Inside the session layer, so that a panic is a 500 to it like any other: nothing is committed, but the cookie of
+        // what the handler flushed before is still sent.
+        .layer(CatchPanicLayer::new())
+        // Inside the session layer as well: 408 commits nothing, which is what the answer says. Outside it would cut the wait
+        // for a commit that takes effect all the same.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, HANDLER_TIMEOUT))
+        .layer(sessions)
+        // Outside the session layer: who may not come in is turned away before any session is looked at.
+        .layer(from_fn(origin::check))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
+        // Outside all that can refuse a request, since it draws their refusals.
+        .layer(from_fn(problem::draw))
+        // Outside what writes bodies. Nothing secret is in them that a guess beside it could be compressed with: the session
+        // ID opens nothing, and the cookie is in no body.
+        .layer(CompressionLayer::new())
+        // Sees the status that the client sees, and how long everything took. Health checks are not worth a line.
+        .layer(
+            TraceLayer::new_for_http()
+                .make_span_with({
+                    let node = node.clone();
+                    move |request: &Request| span(&node, request)
+                })
+                .on_response(DefaultOnResponse::new().level(Level::INFO)),
+        )
+        .merge(routes::without_sessions())
+        // For panics in the layers above, and in routes without a session.
+        .layer(CatchPanicLayer::new())
+        // Outside the panics, so that they are counted.
+        .layer(from_fn_with_state(node.clone(), metrics::count))
+        .layer(from_fn_with_state(name, headers::add))
+        // The proxy in front gives each request an ID; who comes without one gets one, and finds it in the answer.
+        .layer(PropagateRequestIdLayer::x_request_id())
+        .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
+        .with_state(node)
+}
+
+/// Path without query, and nothing of the session: neither belongs in a log.
+fn span(node: &Node, request: &Request) -> Span {
+    let id = request.extensions().get::<RequestId>().and_then(|id| id.header_value().to_str().ok()).unwrap_or_default();
+    tracing::info_span!(
+        "request",
+        server = node.name(),
+        http.request.method = %request.method(),
+        url.path = request.uri().path(),
+        request.id = id,
+    )
+}

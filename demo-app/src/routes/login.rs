@@ -1,0 +1,60 @@
+//! Logging in and out.
+
+use askama::Template;
+use axum::extract::{Form, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use session_layer::Session;
+
+use crate::accounts::Verdict;
+use crate::node::Node;
+use crate::problem::{Failure, Problem};
+
+#[derive(Deserialize)]
+pub(crate) struct Credentials {
+    username: String,
+    password: String,
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage;
+
+/// Logs in: the session gets a new ID and keeps its attributes.
+pub(crate) async fn log_in(
+    State(node): State<Node>,
+    session: Session,
+    Form(Credentials { username, password }): Form<Credentials>,
+) -> Result<Response, Failure> {
+    let verdict = node.accounts().verify(&username, password).await;
+    node.metrics().login(verdict);
+    match verdict {
+        Verdict::Right => {
+            session.log_in(&username)?;
+            Ok(Redirect::to("/").into_response())
+        }
+        // One answer for all failures, and nothing of the input in it: it does not tell which names have accounts.
+        Verdict::Wrong => {
+            let page = LoginPage.render().expect("the template inserts nothing");
+            let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+            Ok((StatusCode::UNAUTHORIZED, no_store, Html(page)).into_response())
+        }
+        Verdict::Busy => {
+            let problem =
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Too many people are logging in. Please try again.");
+            Ok(([(header::RETRY_AFTER, HeaderValue::from_static("1"))], problem).into_response())
+        }
+    }
+}
+
+/// Logs out: the session ends on every server, with all that is in it.
+pub(crate) async fn log_out(session: Session) -> Result<Redirect, Failure> {
+    session.log_out()?;
+    Ok(Redirect::to("/"))
+}
+
+/// Somebody reloaded the address of a form's answer.
+pub(crate) async fn back() -> Redirect {
+    Redirect::to("/")
+}

@@ -1,0 +1,123 @@
+//! The page: which server answered, and which session it found.
+
+use askama::Template;
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::Html;
+use session_layer::store::parse_counter;
+use session_layer::{Attribute, Session, SessionError};
+
+use super::api::address_and_port;
+use crate::node::Node;
+use crate::problem::Failure;
+use crate::server::Connection;
+
+/// How often the page was asked for in this session. A counter: every visit counts, also those at the same time.
+pub(crate) const VISITS: Attribute<i64> = Attribute::new("visits");
+
+/// The servers that answered last, the newest at the end. An attribute as any other, written as a whole: of two visits at the
+/// same moment one may be missing in this strip, but never in the count.
+const RECENT: Attribute<Vec<String>> = Attribute::new("recent_servers");
+
+/// How many servers the strip shows.
+const STRIP: usize = 20;
+
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page {
+    server: String,
+    tone: u32,
+    address: String,
+    port: u16,
+    session_id: String,
+    created_on: String,
+    visits: i64,
+    full: bool,
+    account: Option<String>,
+    recent: Vec<Mark>,
+    attributes: Vec<Shown>,
+}
+
+/// A server in the strip.
+struct Mark {
+    tone: u32,
+    name: String,
+}
+
+/// An attribute in the table.
+struct Shown {
+    name: String,
+    value: Option<String>,
+}
+
+/// Counts a visit and shows the page. A first visit starts a session, so that the ID on the page is the one in the cookie.
+pub(crate) async fn show(
+    State(node): State<Node>,
+    Extension(connection): Extension<Connection>,
+    session: Session,
+) -> Result<(StatusCode, Html<String>), Failure> {
+    let recent = recent(&session, node.name());
+    session.insert(RECENT, &recent)?;
+    let (status, visits) = match count_visit(&session).await {
+        Ok(visits) => (StatusCode::OK, visits),
+        // The session is full. The page is where a person can remove something from it, so it is shown, under a status that says
+        // that this visit does not count.
+        Err(error) if error.is_limit() => (error.status(), session.get(VISITS).ok().flatten().unwrap_or(0)),
+        Err(error) => return Err(error.into()),
+    };
+    let (address, port) = address_and_port(connection);
+    let page = Page {
+        server: node.name().to_owned(),
+        tone: tone(node.name()),
+        address,
+        port,
+        session_id: session.id().encode(),
+        created_on: readable_time(session.created_on()),
+        visits,
+        full: status != StatusCode::OK,
+        account: session.principal(),
+        recent: recent.into_iter().map(|name| Mark { tone: tone(&name), name }).collect(),
+        attributes: attributes(&session),
+    };
+    Ok((status, Html(page.render().expect("the template only inserts text and numbers"))))
+}
+
+/// The strip with this server at its end. What does not read as a strip, because somebody wrote something else under its name,
+/// starts over.
+fn recent(session: &Session, server: &str) -> Vec<String> {
+    let mut recent = session.get(RECENT).ok().flatten().unwrap_or_default();
+    recent.push(server.to_owned());
+    recent.drain(..recent.len().saturating_sub(STRIP));
+    recent
+}
+
+/// Adds one visit, now, and says which one it is: exact, however many come at the same time on however many servers.
+async fn count_visit(session: &Session) -> Result<i64, SessionError> {
+    if session.raw(VISITS).is_none_or(|stored| parse_counter(&stored).is_some()) {
+        session.increment(VISITS, 1)?;
+    } else {
+        // Somebody stored something else under this name, which is allowed; the count starts over instead of failing.
+        session.insert(VISITS, 1)?;
+    }
+    Ok(session.flush().await?.counter(VISITS).unwrap_or(1))
+}
+
+/// All attributes but those that the page shows in a better way.
+fn attributes(session: &Session) -> Vec<Shown> {
+    let names = session.names().into_iter().filter(|name| ![VISITS.name(), RECENT.name()].contains(&name.as_str()));
+    names
+        .map(|name| {
+            let value = super::api::json_text(session, &name).map(|json| json.get().to_owned());
+            Shown { name, value }
+        })
+        .collect()
+}
+
+/// Which of the style sheet's colours a server has: always the same one, and different ones for 1111 and 2222.
+fn tone(server: &str) -> u32 {
+    server.bytes().map(u32::from).sum::<u32>() % 6
+}
+
+fn readable_time(time: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".to_owned(), |time| time.strftime("%F %T UTC").to_string())
+}
