@@ -1,1 +1,26 @@
-//! End-to-end tests.
+//! What the end-to-end tests stand on: the cluster that a user runs, browsers that visit it, and a look at what passes between
+//! a node and Redis.
+//!
+//! Tests wait for states ([`wait::eventually`]), never for times, and fail where they cannot run.
+
+pub mod cluster; // the repository's docker-compose.yml, under a project and ports of its own
+
+pub mod docker; // its containers: find, kill, start, pause, look inside
+
+mod reaper; // takes the cluster down, however the tests end
+
+pub mod ports; // free ones
+
+pub mod browser; // requests with a cookie jar
+
+pub mod raw; // requests whose bytes arrive when the test says so
+
+pub mod traffic; // many requests over a while, and what became of them
+
+pub mod node; // the demo as a process of this machine, for tests that count what it sends
+
+pub mod proxy; // stands between a node and Redis, and counts
+
+mod resp; // where one command or reply ends and the next begins
+
+pub mod wait; // for a state

@@ -1,0 +1,101 @@
+//! Containers, through the `docker` command.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+/// Runs a command to its end and returns what it printed.
+///
+/// # Errors
+///
+/// A sentence with the command and what it said, when it cannot be started or fails.
+pub async fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    finish(Command::new(program).args(arguments)).await
+}
+
+pub(crate) async fn finish(command: &mut Command) -> Result<String, String> {
+    let shown = format!("{:?}", command.as_std());
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = output.await.map_err(|error| format!("{shown} cannot be started: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{shown} failed: {}{}", text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+async fn docker(arguments: &[&str]) -> String {
+    run("docker", arguments).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A container of a compose project.
+#[derive(Debug, Clone)]
+pub struct Container {
+    id: String,
+}
+
+impl Container {
+    /// Finds the container of a service by the labels that every version of Compose sets; names differ between versions.
+    ///
+    /// # Errors
+    ///
+    /// When there is not exactly one.
+    pub async fn find(project: &str, service: &str) -> Result<Self, String> {
+        let project = format!("label=com.docker.compose.project={project}");
+        let service = format!("label=com.docker.compose.service={service}");
+        let arguments = ["ps", "--all", "--quiet", "--no-trunc", "--filter", &project, "--filter", &service];
+        match run("docker", &arguments).await?.lines().collect::<Vec<_>>()[..] {
+            [id] => Ok(Self { id: id.to_owned() }),
+            ref ids => Err(format!("{service} has {} containers", ids.len())),
+        }
+    }
+
+    /// A field of `docker inspect`, as a Go template.
+    pub async fn inspect(&self, template: &str) -> String {
+        docker(&["inspect", "--format", template, &self.id]).await.trim().to_owned()
+    }
+
+    /// SIGKILL: the container stays dead until it is started.
+    pub async fn kill(&self) {
+        docker(&["kill", &self.id]).await;
+    }
+
+    /// Starts it again.
+    pub async fn start(&self) {
+        docker(&["start", &self.id]).await;
+    }
+
+    /// Freezes all its processes, as SIGSTOP does; connections stay open and nobody answers on them.
+    pub async fn pause(&self) {
+        docker(&["pause", &self.id]).await;
+    }
+
+    /// Lets them go on.
+    pub async fn unpause(&self) {
+        docker(&["unpause", &self.id]).await;
+    }
+
+    /// Standard output and standard error of its last run since `since` (a Unix time, or a duration such as `10m`).
+    pub async fn logs(&self, since: &str) -> String {
+        let command = r#"docker logs --since "$1" "$0" 2>&1"#;
+        run("sh", &["-c", command, &self.id, since]).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Asks the Redis server or sentinel in it; the answer as `redis-cli` prints it to a pipe.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or answers with an error.
+    pub async fn redis_cli(&self, arguments: &[&str]) -> Result<String, String> {
+        // The port stands in the container's environment, the password too, where there is one.
+        let script = r#"exec timeout 3 redis-cli -e -p "$NODE_PORT" "$@""#;
+        let mut all = vec!["exec", &self.id, "sh", "-c", script, "redis-cli"];
+        all.extend(arguments);
+        Ok(run("docker", &all).await?.trim_end_matches('\n').to_owned())
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+}

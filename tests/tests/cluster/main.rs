@@ -1,0 +1,1 @@
+//! What a user sees of the cluster, and what RedisStore does to a real Redis.
