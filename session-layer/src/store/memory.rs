@@ -252,9 +252,10 @@ fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<Strin
             }
             Change::Add(by) => {
                 let old = attributes.get(name).map_or(Some(0), |value| parse_counter(value));
-                let Some(new) = old.and_then(|old| old.checked_add(*by)) else {
+                let (Some(old), Some(by)) = (old, parse_counter(&counter_text(*by))) else {
                     return Err(Reply::NotACounter(name.clone()));
                 };
+                let new = old + by;
                 attributes.insert(name.clone(), counter_text(new));
                 counters.insert(name.clone(), new);
             }
@@ -277,4 +278,11 @@ fn broken_limit(attributes: &Attributes, limits: &Limits) -> Option<Limit> {
 fn micros_since_epoch() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    crate::conformance!(MemoryStore::new());
 }

@@ -9,10 +9,13 @@ use tokio::time::Instant;
 mod memory;
 pub use memory::MemoryStore;
 
-#[cfg(any())]
+#[cfg(feature = "redis")]
 mod redis;
-#[cfg(any())]
+#[cfg(feature = "redis")]
 pub use redis::{RedisStore, RedisStoreBuilder};
+
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 
 pub use crate::commit::{Action, Commit, CommitId, Renewal, Reply, Start};
 pub use crate::delta::{Change, Limits, parse_counter};
@@ -35,8 +38,8 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Applies a commit in one atomic step, all checks before the first write.
     ///
-    /// In this order: a commit ID that was applied before returns its recorded reply; then existence, the version that the request
-    /// has seen, conditions, counters, limits; then the writes.
+    /// In this order: a commit ID that was applied before returns its recorded reply; then the deadline, existence, the version that
+    /// the request has seen, conditions, counters, limits; then the writes. Of the replies only [`Reply::Applied`] is recorded.
     ///
     /// # Errors
     ///
