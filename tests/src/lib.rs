@@ -11,6 +11,8 @@ mod reaper; // takes the cluster down, however the tests end
 
 pub mod ports; // free ones
 
+pub mod redis; // servers and sentinels for tests of the store alone
+
 pub mod browser; // requests with a cookie jar
 
 pub mod raw; // requests whose bytes arrive when the test says so

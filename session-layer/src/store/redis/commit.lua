@@ -1,0 +1,233 @@
+#!lua
+-- One commit: creates, changes or renews a session in one step. All checks come before the first write, since Redis does not roll
+-- a script back. The shebang makes Redis refuse it as a whole, before it starts, when it is out of memory or short of replicas.
+--
+-- KEYS  1 the session  2 the reply to this commit, if it was applied before  3 the successor (only to renew)
+-- ARGV  see `Arguments` in scripts.rs; the replies are read by reply.rs
+
+local known = redis.pcall('GET', KEYS[2])
+if type(known) == 'string' then
+  return known
+end
+
+local time = redis.call('TIME')
+local micros = time[1] * 1000000 + time[2]
+local millis = math.floor(micros / 1000)
+if micros > tonumber(ARGV[2]) then
+  return 'T'
+end
+
+local action = ARGV[1]
+local remember, tombstone_lifetime = ARGV[3], ARGV[4]
+local seen = tonumber(ARGV[5])
+local most_attributes, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local clear = ARGV[8] == '1'
+local created, idle, absolute, principal, successor = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
+local conditions = tonumber(ARGV[14])
+local first_condition = 15
+local first_change = first_condition + 2 * conditions
+
+-- A number as we write them; nothing else, and nothing that a double does not hold exactly.
+local function whole(text)
+  local number = text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text)
+  return number and number <= 9007199254740991 and number or nil
+end
+
+-- An integer as JSON has it, of at most 18 digits: two of them cannot overflow 64 bits.
+local function is_counter(text)
+  local digits = string.match(text, '^%-?([1-9]%d*)$')
+  return text == '0' or (digits ~= nil and #digits <= 18)
+end
+
+local function decimal(number)
+  return string.format('%.0f', number)
+end
+
+-- Lua's stack bounds how many arguments one call can have.
+local function in_chunks(command, key, list)
+  for first = 1, #list, 1000 do
+    redis.call(command, key, unpack(list, first, math.min(first + 999, #list)))
+  end
+end
+
+local function fields(key, names)
+  local values = {}
+  for first = 1, #names, 1000 do
+    local chunk = redis.pcall('HMGET', key, unpack(names, first, math.min(first + 999, #names)))
+    if chunk.err then
+      return {} -- some other type: no session is here
+    end
+    for i, value in ipairs(chunk) do
+      values[names[first + i - 1]] = value
+    end
+  end
+  return values
+end
+
+-- What is there, and whether the action can be done to it.
+
+local old = {}
+local attributes, bytes, version, ends = 0, 0, 0, nil
+if action == 'create' then
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    return 'O'
+  end
+else
+  if KEYS[3] and redis.call('EXISTS', KEYS[3]) == 1 then
+    return 'O'
+  end
+  local names = { '@c', '@i', '@a', '@v', '@s', '@p', '@t' }
+  local reserved = #names
+  for i = first_condition, first_change - 1, 2 do
+    names[#names + 1] = ARGV[i]
+  end
+  for i = first_change, #ARGV, 3 do
+    names[#names + 1] = ARGV[i + 1]
+  end
+  old = fields(KEYS[1], names)
+  if old['@t'] and not old['@c'] then
+    return 'E' .. old['@t']
+  end
+  version, bytes, ends = whole(old['@v']), whole(old['@s']), whole(old['@a'])
+  if not (whole(old['@c']) and whole(old['@i']) and version and bytes) or (old['@a'] and not ends) then
+    return 'N'
+  end
+  if ends and ends <= millis then
+    return 'N'
+  end
+  if seen and version < seen then
+    return 'R'
+  end
+  attributes = redis.call('HLEN', KEYS[1])
+  for i = 1, reserved do
+    if old[names[i]] then
+      attributes = attributes - 1
+    end
+  end
+end
+
+local fresh = action == 'create' or action == 'replace'
+if fresh then
+  old, attributes, bytes, version = {}, 0, 0, 0
+else
+  idle = old['@i']
+end
+if fresh or action == 'login' then
+  ends = absolute and millis + absolute
+end
+
+for i = 1, conditions do
+  local at = first_condition + 2 * (i - 1)
+  local current, expected = old[ARGV[at]] or nil, nil
+  if string.sub(ARGV[at + 1], 1, 1) == '+' then
+    expected = string.sub(ARGV[at + 1], 2)
+  end
+  if current ~= expected then
+    return 'C' .. i .. (current and '+' .. current or '-')
+  end
+end
+
+if clear then
+  old, attributes, bytes = {}, 0, 0
+end
+
+-- What it becomes.
+
+local set, remove, add, expected_bytes = {}, {}, {}, {}
+for i = first_change, #ARGV, 3 do
+  local what, name, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local before, after = old[name], nil
+  if what == '=' then
+    after = value
+    set[#set + 1] = name
+    set[#set + 1] = value
+  elseif what == '-' then
+    remove[#remove + 1] = name
+  else
+    if not is_counter(before or '0') or not is_counter(value) then
+      return 'X' .. ((i - first_change) / 3 + 1)
+    end
+    -- Beyond 2^53 this may be off in its digits, but not in how many there are.
+    after = decimal((before or 0) + value)
+    add[#add + 1] = name
+    expected_bytes[#add] = #after
+  end
+  if before then
+    attributes, bytes = attributes - 1, bytes - #name - #before
+  end
+  if after then
+    attributes, bytes = attributes + 1, bytes + #name + #after
+  end
+end
+if attributes > most_attributes then
+  return 'LA'
+end
+if bytes > most_bytes then
+  return 'LR'
+end
+
+-- All checks are done; from here on everything is written.
+
+local key = KEYS[3] or KEYS[1]
+if KEYS[3] then
+  if fresh then
+    redis.call('DEL', KEYS[1])
+  else
+    redis.call('RENAME', KEYS[1], key)
+  end
+  redis.call('HSET', KEYS[1], '@t', successor)
+  redis.call('PEXPIRE', KEYS[1], tombstone_lifetime)
+end
+if clear and not fresh then
+  remove = {}
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(name, 1, 1) ~= '@' then
+      remove[#remove + 1] = name
+    end
+  end
+end
+in_chunks('HDEL', key, remove)
+
+version = decimal(math.max(version + 1, micros))
+local reply = 'A' .. version
+if #add > 0 then
+  for i = first_change, #ARGV, 3 do
+    if ARGV[i] == '+' then
+      redis.call('HINCRBY', key, ARGV[i + 1], ARGV[i + 2])
+    end
+  end
+  -- Read back as text: a Lua number would lose digits.
+  local values = fields(key, add)
+  for i, name in ipairs(add) do
+    bytes = bytes - expected_bytes[i] + #values[name]
+    reply = reply .. ' ' .. values[name]
+  end
+end
+
+set[#set + 1] = '@v'
+set[#set + 1] = version
+set[#set + 1] = '@s'
+set[#set + 1] = decimal(bytes)
+if fresh then
+  set[#set + 1] = '@c'
+  set[#set + 1] = created
+  set[#set + 1] = '@i'
+  set[#set + 1] = idle
+end
+if fresh or action == 'login' then
+  if principal ~= '' then
+    set[#set + 1] = '@p'
+    set[#set + 1] = principal
+  end
+  if ends then
+    set[#set + 1] = '@a'
+    set[#set + 1] = decimal(ends)
+  elseif not fresh then
+    redis.call('HDEL', key, '@a')
+  end
+end
+in_chunks('HSET', key, set)
+
+redis.call('SET', KEYS[2], reply, 'PX', remember)
+redis.call('PEXPIRE', key, decimal(math.min(idle, ends and ends - millis or math.huge)))
+return reply

@@ -1,0 +1,47 @@
+#!lua flags=allow-oom
+-- Ends a session and leaves a tombstone. It works when Redis is out of memory, since a logout must: it frees before it writes.
+--
+-- KEYS  1 the session  2 the reply to this commit, if it was applied before
+-- ARGV  1 deadline in microseconds of Redis' clock  2 how long to remember the reply  3 how long the tombstone lasts, both in
+--       milliseconds  4 the version that the request has seen, or nothing
+
+local known = redis.pcall('GET', KEYS[2])
+if type(known) == 'string' then
+  return known
+end
+
+local time = redis.call('TIME')
+local micros = time[1] * 1000000 + time[2]
+if micros > tonumber(ARGV[1]) then
+  return 'T'
+end
+
+local function whole(text)
+  local number = text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text)
+  return number and number <= 9007199254740991 and number or nil
+end
+
+local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a', '@v', '@s', '@t')
+if old.err then
+  return 'N' -- some other type: no session is here
+end
+local created, idle, ends, version, size = whole(old[1]), whole(old[2]), whole(old[3]), whole(old[4]), whole(old[5])
+if old[6] and not old[1] then
+  return 'E' .. old[6]
+end
+if not (created and idle and version and size) or (old[3] and not ends) or (ends and ends * 1000 <= micros) then
+  return 'N'
+end
+local seen = tonumber(ARGV[4])
+if seen and version < seen then
+  return 'R'
+end
+
+-- All checks are done; from here on everything is written.
+
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], '@t', '')
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local reply = 'A' .. old[4]
+redis.call('SET', KEYS[2], reply, 'PX', ARGV[2])
+return reply

@@ -1,0 +1,229 @@
+//! The time between finding a master and leaving it: one connection, and what was learned over it.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fred::types::{Resp3Frame as Frame, RespVersion, Value};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::clock::Clock;
+use super::connection::{CallError, Connection, Lost, within};
+use super::scripts::Script;
+use super::url::{Address, Login};
+
+/// How long the questions may take that decide whether a server is used.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Before 7.0 a script writes although `min-replicas-to-write` replicas are missing.
+const OLDEST_VERSION: u64 = 7;
+
+pub(super) struct Epoch {
+    pub(super) server: Address,
+    pub(super) connection: Connection,
+    /// The SHA-1 of each script, as the server gave it.
+    digests: [Value; Script::ALL.len()],
+    clock: Mutex<Clock>,
+    /// Why this master is to be left, as a command found out.
+    leaving: Mutex<Option<String>>,
+    left: Notify,
+    /// A command found reason to ask the sentinels.
+    pub(super) suspicious: Notify,
+    had_replicas: AtomicBool,
+}
+
+impl Epoch {
+    /// Connects to a server and checks that it can be used as the master.
+    pub(super) async fn open(server: &Address, login: &Login, database: u8) -> Result<(Self, Lost), CallError> {
+        let opened = Connection::open(server, login, database, RespVersion::RESP3).await;
+        let (connection, lost) = opened.map_err(explain)?;
+        if let Some(version) = connection.server_version()
+            && version.major < OLDEST_VERSION
+        {
+            return Err(too_old(&version.to_string()));
+        }
+        let mut epoch = Self {
+            server: server.clone(),
+            connection,
+            digests: std::array::from_fn(|_| Value::Null),
+            clock: Mutex::new(Clock::new()),
+            leaving: Mutex::default(),
+            left: Notify::new(),
+            suspicious: Notify::new(),
+            had_replicas: AtomicBool::new(false),
+        };
+        epoch.check_role().await?;
+        epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
+        Ok((epoch, lost))
+    }
+
+    /// Asks whether the server is (still) master, and what time it is there.
+    pub(super) async fn check_role(&self) -> Result<(), CallError> {
+        let sent = Instant::now();
+        let (role, time) = within(CHECK_TIMEOUT, async {
+            let (role, time) = tokio::join!(self.connection.call("ROLE", vec![]), self.connection.call("TIME", vec![]));
+            Ok((role?, time?))
+        })
+        .await?;
+        let micros = read_time(&time).ok_or_else(|| CallError::Server("TIME has an unknown form".to_owned()))?;
+        self.lock(&self.clock).sample(micros, sent, Instant::now());
+        match read_role(&role) {
+            Some(("master", replicas)) => {
+                self.had_replicas.fetch_or(replicas > 0, Ordering::Relaxed);
+                Ok(())
+            }
+            Some((role, _)) => Err(CallError::Server(format!("the server is no master but a {role}"))),
+            None => Err(CallError::Server("ROLE has an unknown form".to_owned())),
+        }
+    }
+
+    /// Whether this master had replicas at any time.
+    pub(super) fn had_replicas(&self) -> bool {
+        self.had_replicas.load(Ordering::Relaxed)
+    }
+
+    /// Whether any replica was heard of in the last seconds. `ROLE` would list a silent one for a minute.
+    pub(super) async fn has_live_replica(&self) -> Result<bool, CallError> {
+        let info =
+            within(CHECK_TIMEOUT, self.connection.call("INFO", vec![Value::from_static_str("replication")])).await?;
+        match info {
+            Frame::BlobString { data, .. } | Frame::VerbatimString { data, .. } => {
+                Ok(String::from_utf8_lossy(&data).lines().any(is_live_replica))
+            }
+            _ => Err(CallError::Server("INFO has an unknown form".to_owned())),
+        }
+    }
+
+    /// Runs a script. One that the server has forgotten (`SCRIPT FLUSH`, a restart that the connection outlived) is loaded again,
+    /// once.
+    pub(super) async fn run(&self, script: Script, arguments: impl Fn() -> Vec<Value>) -> Result<Frame, CallError> {
+        let call = || {
+            let mut arguments = arguments();
+            arguments.insert(0, self.digests[script as usize].clone());
+            self.connection.call("EVALSHA", arguments)
+        };
+        match call().await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                self.load_scripts().await?;
+                call().await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn load_scripts(&self) -> Result<[Value; Script::ALL.len()], CallError> {
+        let mut digests = std::array::from_fn(|_| Value::Null);
+        for (digest, script) in digests.iter_mut().zip(Script::ALL) {
+            let arguments = vec![Value::from_static_str("LOAD"), Value::from_static_str(script.text())];
+            match self.connection.call("SCRIPT", arguments).await? {
+                Frame::BlobString { data, .. } => *digest = Value::Bytes(data),
+                _ => return Err(CallError::Server("SCRIPT LOAD has an unknown form".to_owned())),
+            }
+        }
+        Ok(digests)
+    }
+
+    /// What Redis' clock is known to be.
+    pub(super) fn clock(&self) -> Clock {
+        self.lock(&self.clock).clone()
+    }
+
+    /// A moment in microseconds of Redis' clock.
+    pub(super) fn redis_micros(&self, moment: Instant) -> u64 {
+        self.lock(&self.clock).redis_micros(moment)
+    }
+
+    /// A command found that this server is not to be used any more.
+    pub(super) fn leave(&self, reason: &CallError) {
+        self.lock(&self.leaving).get_or_insert_with(|| reason.to_string());
+        self.left.notify_one();
+    }
+
+    /// Resolves when a command has found that.
+    pub(super) async fn left(&self) -> String {
+        loop {
+            if let Some(reason) = self.lock(&self.leaving).clone() {
+                return reason;
+            }
+            self.left.notified().await;
+        }
+    }
+
+    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
+        // Nothing panics between changes that belong together.
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn explain(error: CallError) -> CallError {
+    match &error {
+        CallError::Lost(message) if message.contains("unknown command") && message.contains("HELLO") => {
+            too_old("5 or less")
+        }
+        _ => error,
+    }
+}
+
+fn too_old(version: &str) -> CallError {
+    CallError::Server(format!(
+        "the server is version {version}; at least {OLDEST_VERSION}.0 is needed, since scripts of older ones write without \
+         `min-replicas-to-write`"
+    ))
+}
+
+fn read_time(frame: &Frame) -> Option<u64> {
+    let Frame::Array { data, .. } = frame else { return None };
+    let number = |frame: &Frame| text(frame)?.parse::<u64>().ok();
+    let [seconds, micros] = data.as_slice() else { return None };
+    number(seconds)?.checked_mul(1_000_000)?.checked_add(number(micros)?)
+}
+
+/// The role, and how many replicas are connected.
+fn read_role(frame: &Frame) -> Option<(&str, usize)> {
+    let Frame::Array { data, .. } = frame else { return None };
+    let replicas = match data.get(2) {
+        Some(Frame::Array { data, .. }) => data.len(),
+        _ => 0,
+    };
+    Some((text(data.first()?)?, replicas))
+}
+
+/// A line such as `slave0:ip=10.0.0.2,port=6379,state=online,offset=42,lag=1`. A replica is heard of every second.
+fn is_live_replica(line: &str) -> bool {
+    let Some((name, fields)) = line.split_once(':') else { return false };
+    let is_replica = name.strip_prefix("slave").is_some_and(|index| index.bytes().all(|byte| byte.is_ascii_digit()));
+    let field = |name| fields.split(',').find_map(|field| field.split_once('=').filter(|field| field.0 == name));
+    let lag = field("lag").and_then(|(_, lag)| lag.trim().parse::<u64>().ok());
+    is_replica && field("state").is_some_and(|(_, state)| state == "online") && lag.is_some_and(|lag| lag <= 2)
+}
+
+fn text(frame: &Frame) -> Option<&str> {
+    match frame {
+        Frame::BlobString { data, .. } | Frame::SimpleString { data, .. } => std::str::from_utf8(data).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_that_were_heard_of_lately_are_live() {
+        assert!(is_live_replica("slave0:ip=10.0.0.2,port=6379,state=online,offset=42,lag=1\r"));
+        assert!(is_live_replica("slave12:ip=::1,port=6379,state=online,offset=42,lag=0"));
+        for line in [
+            "role:master",
+            "connected_slaves:1",
+            "slave_priority:100",
+            "slave0:ip=10.0.0.2,port=6379,state=online,offset=42,lag=3",
+            "slave0:ip=10.0.0.2,port=6379,state=wait_bgsave,offset=0,lag=0",
+            "slave0:ip=10.0.0.2",
+            "",
+        ] {
+            assert!(!is_live_replica(line), "{line}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Names of keys and reserved fields.
+//!
+//! `{prefix}:{shard}:…` with the shard tag in braces, as Redis Cluster's hash tag: all keys that one script touches lie in one
+//! slot. A key holds the SHA-256 of the ID, never the ID.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+
+use crate::commit::CommitId;
+use crate::id::SessionId;
+
+// Reserved fields of a session's HASH; no attribute name starts with `@`. The scripts know them too.
+
+/// When the session was created, in milliseconds since the epoch. "The session exists" means that this field is there.
+pub(super) const CREATED: &str = "@c";
+/// The idle timeout in milliseconds.
+pub(super) const IDLE: &str = "@i";
+/// When the absolute timeout ends it, in milliseconds of Redis' clock; absent if nothing does.
+pub(super) const ENDS: &str = "@a";
+/// The version.
+pub(super) const VERSION: &str = "@v";
+/// Bytes of the names and values of all attributes.
+pub(super) const SIZE: &str = "@s";
+/// The principal; absent if nobody is logged in.
+pub(super) const PRINCIPAL: &str = "@p";
+/// The one field of a tombstone: the bytes of the successor's ID, or nothing.
+pub(super) const TOMBSTONE: &str = "@t";
+
+/// Makes keys.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// Where a session is.
+    pub(super) fn session(&self, id: &SessionId) -> Bytes {
+        self.key(id, &id.digest())
+    }
+
+    /// Where the reply to a commit is remembered.
+    pub(super) fn commit(&self, id: &SessionId, commit: &CommitId) -> Bytes {
+        self.key(id, &commit.0)
+    }
+
+    fn key(&self, id: &SessionId, name: &[u8]) -> Bytes {
+        let [high, low] = id.shard();
+        let mut key = format!("{}:{{{high:02x}{low:02x}}}:", self.prefix);
+        URL_SAFE_NO_PAD.encode_string(name, &mut key);
+        key.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_the_prefix_the_shard_and_a_digest() {
+        let id =
+            SessionId::try_from(&[0xab, 0x0c, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20][..])
+                .unwrap();
+        let keys = Keys::new("session");
+        let key = String::from_utf8(keys.session(&id).to_vec()).unwrap();
+        assert_eq!(key, format!("session:{{ab0c}}:{}", URL_SAFE_NO_PAD.encode(id.digest())));
+        assert!(!key.contains(&id.encode()));
+        // With its header it still fits what Redis' allocator hands out for 64 bytes.
+        assert_eq!(key.len(), 58);
+        assert_eq!(keys.commit(&id, &CommitId([0; 16])), "session:{ab0c}:AAAAAAAAAAAAAAAAAAAAAA");
+        assert!(keys.session(&id.successor()).starts_with(b"session:{ab0c}:"));
+    }
+}

@@ -1,0 +1,226 @@
+//! Sessions in Redis: one HASH per session, one script per commit.
+//!
+//! The only place that names the Redis client. In the order of a command's life: where Redis is (`url`), who leads
+//! (`topology`, `sentinel`, `watchdog`), the connection to it (`epoch`, `connection`, `clock`), what is asked (`keys`, `scripts`),
+//! what it answers (`reply`).
+
+use std::fmt;
+use std::sync::Arc;
+
+use fred::types::Value;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::{Loaded, SessionStore, StoreError};
+use crate::commit::{Commit, Reply};
+use crate::id::SessionId;
+use crate::layer::ConfigError;
+
+mod url;
+use url::RedisUrl;
+
+mod topology;
+use topology::Master;
+
+mod sentinel;
+
+mod watchdog;
+
+mod epoch;
+use epoch::Epoch;
+
+mod connection;
+use connection::CallError;
+
+mod clock;
+
+mod keys;
+use keys::Keys;
+
+mod scripts;
+use scripts::Script;
+
+mod reply;
+
+mod telemetry;
+
+/// Keeps sessions in Redis 7.0 or later, or Valkey; one server, or a master that sentinels watch.
+///
+/// It connects in the background, so that a node starts also when Redis is down, and finds the master again by itself when it
+/// dies, freezes, or is deposed. An attempt that is made while there is no connection fails at once; nothing is queued, so nothing
+/// happens later than whoever asked for it still waits.
+///
+/// Clones share one connection. Dropping the last one closes it.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use session_layer::store::RedisStore;
+///
+/// let store = RedisStore::builder("redis://:password@localhost:6379").build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    keys: Keys,
+    master: Arc<Master>,
+    task: AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.task.abort();
+        // The task would do so too, when it next runs.
+        self.master.send_replace(None);
+    }
+}
+
+/// Settings of a [`RedisStore`].
+#[derive(Clone)]
+#[must_use = "settings do nothing until `build`"]
+pub struct RedisStoreBuilder {
+    url: String,
+    key_prefix: String,
+}
+
+impl RedisStore {
+    /// Starts with where Redis is:
+    ///
+    /// - `redis://[[user]:password@]host[:port][/database]`: one server.
+    /// - `redis-sentinel://[[user]:password@]host[:port],…/master-name[/database]`: the master that these sentinels watch under
+    ///   this name. User and password are those of the Redis servers; sentinels are asked without one.
+    ///
+    /// What has a meaning in a URL (`@ : / ? # %`) is written as `%` and two hexadecimal digits in a password.
+    pub fn builder(url: &str) -> RedisStoreBuilder {
+        RedisStoreBuilder { url: url.to_owned(), key_prefix: "session".to_owned() }
+    }
+
+    /// Whether there is a master at this moment. It says nothing about the next one.
+    pub fn is_up(&self) -> bool {
+        self.inner.master.borrow().is_some()
+    }
+
+    fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
+        let epoch = self.inner.master.borrow().clone();
+        epoch.ok_or_else(|| StoreError::unavailable("there is no connection to a Redis master"))
+    }
+
+    /// One attempt: it ends with the epoch at the latest.
+    async fn attempt<T>(
+        &self,
+        epoch: &Arc<Epoch>,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, StoreError> {
+        let mut master = self.inner.master.subscribe();
+        let over = master.wait_for(|now| !now.as_ref().is_some_and(|now| Arc::ptr_eq(now, epoch)));
+        tokio::select! {
+            biased;
+            answer = call => answer.map_err(|error| judge(epoch, error)),
+            _ = over => Err(StoreError::unavailable("the connection to the Redis master was given up")),
+        }
+    }
+}
+
+/// What an error means to the store, and to the connection.
+fn judge(epoch: &Epoch, error: CallError) -> StoreError {
+    match error.code() {
+        // The connection is gone, which its watcher knows as well.
+        None => StoreError::unavailable(error),
+        // No longer a server to talk to.
+        Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH") => {
+            epoch.leave(&error);
+            StoreError::unavailable(error)
+        }
+        // Its replicas may have moved on to another master.
+        Some("NOREPLICAS") => {
+            epoch.suspicious.notify_one();
+            StoreError::unavailable(error)
+        }
+        // Alive, and not now.
+        Some("BUSY" | "TRYAGAIN" | "CLUSTERDOWN") => StoreError::unavailable(error),
+        Some("WRONGTYPE") => StoreError::corrupt(error),
+        // Out of memory, a full disk, a user without the right: waiting a moment will not help, and neither will another server.
+        Some(_) => StoreError::refused(error),
+    }
+}
+
+impl SessionStore for RedisStore {
+    async fn load(&self, id: &SessionId) -> Result<Loaded, StoreError> {
+        let epoch = self.epoch()?;
+        let key = Value::Bytes(self.inner.keys.session(id));
+        let connection = &epoch.connection;
+        let call = async {
+            // Both are handed over before either is waited for, so that they leave in one write.
+            let (fields, ttl) =
+                tokio::join!(connection.call("HGETALL", vec![key.clone()]), connection.call("PTTL", vec![key.clone()]));
+            Ok((fields?, ttl?))
+        };
+        let (fields, ttl) = self.attempt(&epoch, call).await?;
+        reply::loaded(fields, ttl, &epoch.clock())
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
+        let epoch = self.epoch()?;
+        let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.redis_micros(commit.deadline));
+        let answer = self.attempt(&epoch, epoch.run(scripts::script(commit), arguments)).await?;
+        reply::committed(answer, commit)
+    }
+
+    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
+        let epoch = self.epoch()?;
+        let key = Value::Bytes(self.inner.keys.session(id));
+        let arguments = || vec![Value::from_static_str("1"), key.clone()];
+        self.attempt(&epoch, epoch.run(Script::Touch, arguments)).await.map(drop)
+    }
+
+    async fn available(&self) {
+        let mut master = self.inner.master.subscribe();
+        // The sender lives as long as this store.
+        let _ = master.wait_for(Option::is_some).await;
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("is_up", &self.is_up()).finish_non_exhaustive()
+    }
+}
+
+/// Hides the URL, which may hold a password.
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder").field("key_prefix", &self.key_prefix).finish_non_exhaustive()
+    }
+}
+
+impl RedisStoreBuilder {
+    /// What all keys start with. Default: `session`. Apps that share a Redis need one each.
+    pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
+        self.key_prefix = key_prefix.into();
+        self
+    }
+
+    /// Makes the store, which starts to connect; does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// When the URL or the prefix cannot be used, or outside a Tokio runtime. That Redis is down is no error.
+    pub fn build(self) -> Result<RedisStore, ConfigError> {
+        let url = RedisUrl::parse(&self.url)?;
+        if self.key_prefix.is_empty() || self.key_prefix.contains(|c: char| c.is_control() || "{}".contains(c)) {
+            let problem =
+                "must not be empty, nor contain a control character, `{` or `}`, which mark a key's hash slot";
+            return Err(ConfigError::new("key_prefix", problem));
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(ConfigError::new("url", "needs a Tokio runtime to connect; call `build` inside one"));
+        };
+        let master = Arc::new(Master::new(None));
+        let task = runtime.spawn(topology::keep_connected(url, Arc::clone(&master))).abort_handle();
+        Ok(RedisStore { inner: Arc::new(Inner { keys: Keys::new(&self.key_prefix), master, task }) })
+    }
+}

@@ -1,0 +1,192 @@
+//! The scripts, and how a commit is put to them.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use super::keys::Keys;
+use crate::commit::{Action, Commit, Renewal, Start};
+use crate::delta::Change;
+use crate::id::SessionId;
+use crate::store::TOMBSTONE_LIFETIME;
+
+/// One of our scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    Commit,
+    Destroy,
+    Touch,
+}
+
+impl Script {
+    pub(super) const ALL: [Self; 3] = [Self::Commit, Self::Destroy, Self::Touch];
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Commit => include_str!("commit.lua"),
+            Self::Destroy => include_str!("destroy.lua"),
+            Self::Touch => include_str!("touch.lua"),
+        }
+    }
+}
+
+/// Which script does this commit.
+pub(super) fn script(commit: &Commit) -> Script {
+    match commit.action {
+        Action::Destroy(_) => Script::Destroy,
+        Action::Create(..) | Action::Apply(_) | Action::Renew(..) => Script::Commit,
+    }
+}
+
+/// What follows the script's name: the number of keys, the keys, the arguments. `deadline` is in microseconds of Redis' clock.
+pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Value> {
+    let id = commit.action.id();
+    let session = keys.session(id);
+    let record = keys.commit(id, &commit.id);
+    // Redis refuses to keep something for no time at all, and would notice in the middle of the script.
+    let remember = millis(commit.remember).max(1);
+    let mut arguments = Arguments(Vec::with_capacity(24 + 2 * commit.conditions.len() + 3 * commit.changes.len()));
+    if let Action::Destroy(_) = commit.action {
+        arguments.number(2);
+        arguments.bytes(session);
+        arguments.bytes(record);
+        arguments.number(deadline);
+        arguments.number(remember);
+        arguments.number(millis(TOMBSTONE_LIFETIME));
+        arguments.optional(commit.seen.map(|seen| seen.0));
+        return arguments.0;
+    }
+    let kind = Kind::of(&commit.action);
+    arguments.number(if kind.target.is_some() { 3 } else { 2 });
+    arguments.bytes(session);
+    arguments.bytes(record);
+    if let Some(target) = kind.target {
+        arguments.bytes(keys.session(target));
+    }
+    arguments.text(kind.name);
+    arguments.number(deadline);
+    arguments.number(remember);
+    arguments.number(millis(TOMBSTONE_LIFETIME));
+    arguments.optional(commit.seen.map(|seen| seen.0));
+    arguments.number(commit.limits.attributes as u64);
+    arguments.number(commit.limits.record_bytes as u64);
+    arguments.number(commit.clear.into());
+    arguments.optional(kind.start.map(|start| millis_since_epoch(start.created_on)));
+    arguments.optional(kind.start.map(|start| millis(start.idle_timeout)));
+    arguments.optional(kind.absolute_timeout.map(millis));
+    arguments.bytes(kind.principal.unwrap_or_default().to_owned());
+    arguments.bytes(kind.successor.map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.as_bytes())));
+    arguments.number(commit.conditions.len() as u64);
+    for (name, expected) in &commit.conditions {
+        arguments.bytes(name.clone());
+        arguments.bytes(match expected {
+            Some(value) => [b"+", &value[..]].concat().into(),
+            None => Bytes::from_static(b"-"),
+        });
+    }
+    for (name, change) in &commit.changes {
+        let (what, value) = match change {
+            Change::Set(value) => ("=", value.clone()),
+            Change::Remove => ("-", Bytes::new()),
+            Change::Add(by) => ("+", by.to_string().into()),
+        };
+        arguments.text(what);
+        arguments.bytes(name.clone());
+        arguments.bytes(value);
+    }
+    arguments.0
+}
+
+/// What an action is to `commit.lua`.
+struct Kind<'a> {
+    name: &'static str,
+    /// Where a renewed session goes.
+    target: Option<&'a SessionId>,
+    /// How a fresh session begins.
+    start: Option<&'a Start>,
+    principal: Option<&'a str>,
+    absolute_timeout: Option<Duration>,
+    /// What the tombstone names.
+    successor: Option<&'a SessionId>,
+}
+
+impl<'a> Kind<'a> {
+    fn of(action: &'a Action) -> Self {
+        let kind =
+            |name| Self { name, target: None, start: None, principal: None, absolute_timeout: None, successor: None };
+        match action {
+            Action::Create(_, start) => kind("create").starting(start),
+            Action::Apply(_) | Action::Destroy(_) => kind("apply"),
+            Action::Renew(_, target, renewal) => match renewal {
+                Renewal::Keep => Self { target: Some(target), successor: Some(target), ..kind("keep") },
+                Renewal::LogIn { principal, absolute_timeout } => Self {
+                    target: Some(target),
+                    successor: Some(target),
+                    principal: Some(principal),
+                    absolute_timeout: *absolute_timeout,
+                    ..kind("login")
+                },
+                Renewal::Replace { start, linked } => {
+                    let successor = linked.then_some(target);
+                    Self { target: Some(target), successor, ..kind("replace").starting(start) }
+                }
+            },
+        }
+    }
+
+    fn starting(self, start: &'a Start) -> Self {
+        let principal = start.principal.as_deref();
+        Self { start: Some(start), principal, absolute_timeout: start.absolute_timeout, ..self }
+    }
+}
+
+struct Arguments(Vec<Value>);
+
+impl Arguments {
+    fn bytes(&mut self, bytes: impl Into<Bytes>) {
+        self.0.push(Value::Bytes(bytes.into()));
+    }
+
+    fn text(&mut self, text: &'static str) {
+        self.0.push(Value::from_static_str(text));
+    }
+
+    fn number(&mut self, number: u64) {
+        self.bytes(number.to_string());
+    }
+
+    fn optional(&mut self, number: Option<u64>) {
+        self.bytes(number.map_or_else(String::new, |number| number.to_string()));
+    }
+}
+
+/// The longest time that the scripts are given: 2^52 ms, so that it stays exact when they add it to their clock.
+const MAX_MILLIS: u64 = 1 << 52;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(MAX_MILLIS)
+}
+
+fn millis_since_epoch(time: SystemTime) -> u64 {
+    millis(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_checks_memory_and_replicas_before_any_script_runs() {
+        // Without a shebang a script would be stopped in the middle. A logout and a touch need no memory.
+        assert!(Script::Commit.text().starts_with("#!lua\n"));
+        assert!(Script::Destroy.text().starts_with("#!lua flags=allow-oom\n"));
+        assert!(Script::Touch.text().starts_with("#!lua flags=allow-oom\n"));
+    }
+
+    #[test]
+    fn no_duration_is_too_long_for_a_script() {
+        assert_eq!(millis(Duration::MAX), MAX_MILLIS);
+        assert_eq!(millis_since_epoch(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), 0);
+    }
+}

@@ -1,0 +1,39 @@
+//! What the store says about its connection. No event carries a password or anything of a session.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::url::Address;
+
+pub(super) fn connected(server: &Address, last: Option<&Address>) {
+    let (address, port) = (server.host.as_str(), server.port);
+    match last {
+        Some(last) if last != server => {
+            tracing::info!(server.address = address, server.port = port, previous = %last, "connected to a new Redis master");
+        }
+        _ => tracing::info!(server.address = address, server.port = port, "connected to the Redis master"),
+    }
+}
+
+pub(super) fn left(server: &Address, reason: &str) {
+    tracing::warn!(server.address = server.host.as_str(), server.port = server.port, reason, "left the Redis master");
+}
+
+/// Warns once per reason, and again when it lasts.
+#[derive(Default)]
+pub(super) struct Complaints {
+    last: Option<(String, Instant)>,
+}
+
+impl Complaints {
+    const AGAIN: Duration = Duration::from_secs(10);
+
+    pub(super) fn cannot_connect(&mut self, reason: &str) {
+        let is_new = self.last.as_ref().is_none_or(|(last, since)| last != reason || since.elapsed() >= Self::AGAIN);
+        if is_new {
+            tracing::warn!(reason, "cannot use Redis; trying again several times a second");
+            self.last = Some((reason.to_owned(), Instant::now()));
+        }
+    }
+}

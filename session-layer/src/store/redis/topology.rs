@@ -1,0 +1,114 @@
+//! Finds the master, holds on to it, and looks again when it is gone: one task per store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::connection::{CallError, Lost};
+use super::epoch::Epoch;
+use super::sentinel::Sentinels;
+use super::url::{Address, RedisUrl, Servers};
+use super::{telemetry, watchdog};
+use crate::id::random_bytes;
+
+/// The master that is in use, if there is one.
+pub(super) type Master = watch::Sender<Option<Arc<Epoch>>>;
+
+/// How often the sentinels are asked whether the server that is being connected to is still the one.
+const SECOND_THOUGHTS: Duration = Duration::from_millis(100);
+
+/// An epoch shorter than this is followed by a pause, so that a server which lets us in and throws us out is not hammered.
+const SHORT: Duration = Duration::from_millis(500);
+
+/// Never ends; drop it to stop.
+pub(super) async fn keep_connected(url: RedisUrl, master: Arc<Master>) {
+    let topology = Topology::new(url);
+    let mut last = None;
+    loop {
+        let (epoch, lost) = topology.connect(last.as_ref()).await;
+        let epoch = Arc::new(epoch);
+        let since = Instant::now();
+        master.send_replace(Some(Arc::clone(&epoch)));
+        telemetry::connected(&epoch.server, last.as_ref());
+        let reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref()).await;
+        // First no new attempt, then no old one: whatever is on its way is answered by this, and cannot be sent any more.
+        master.send_replace(None);
+        epoch.connection.close();
+        telemetry::left(&epoch.server, &reason);
+        last = Some(epoch.server.clone());
+        drop(epoch);
+        if since.elapsed() < SHORT {
+            pause().await;
+        }
+    }
+}
+
+struct Topology {
+    url: RedisUrl,
+    sentinels: Option<Sentinels>,
+}
+
+impl Topology {
+    fn new(url: RedisUrl) -> Self {
+        let sentinels = match &url.servers {
+            Servers::Standalone(_) => None,
+            Servers::Sentinel { sentinels, master } => Some(Sentinels::new(sentinels.clone(), master)),
+        };
+        Self { url, sentinels }
+    }
+
+    async fn connect(&self, last: Option<&Address>) -> (Epoch, Lost) {
+        let mut complaints = telemetry::Complaints::default();
+        loop {
+            let attempt = match (&self.url.servers, &self.sentinels) {
+                (Servers::Standalone(server), _) => self.open(server).await,
+                (_, Some(sentinels)) => self.open_named(sentinels, last).await,
+                (Servers::Sentinel { .. }, None) => unreachable!("sentinels are made from such a URL"),
+            };
+            match attempt {
+                Ok(opened) => return opened,
+                Err(error) => complaints.cannot_connect(&error),
+            }
+            pause().await;
+        }
+    }
+
+    async fn open(&self, server: &Address) -> Result<(Epoch, Lost), String> {
+        let opened = Epoch::open(server, &self.url.login, self.url.database).await;
+        opened.map_err(|error: CallError| format!("{server}: {error}"))
+    }
+
+    /// Opens the master that the sentinels name.
+    async fn open_named(&self, sentinels: &Sentinels, last: Option<&Address>) -> Result<(Epoch, Lost), String> {
+        let answers = sentinels.ask().await;
+        // Without any sentinel there is no failover either, so that the last master may well be the master still.
+        let server = answers.master().or(last).ok_or_else(|| answers.complaint())?;
+        let (epoch, lost) = tokio::select! {
+            opened = self.open(server) => opened?,
+            // A frozen server takes its time to not answer.
+            () = deposed(sentinels, server) => return Err(format!("{server}: the sentinels name another master by now")),
+        };
+        // Those who answered may be the cut-off part of the network, unless a replica stands by this master.
+        if !answers.majority && !matches!(epoch.has_live_replica().await, Ok(true)) {
+            return Err(format!("{server}: neither most sentinels nor any replica confirm that it is master"));
+        }
+        Ok((epoch, lost))
+    }
+}
+
+async fn deposed(sentinels: &Sentinels, server: &Address) {
+    loop {
+        tokio::time::sleep(SECOND_THOUGHTS).await;
+        if sentinels.ask().await.deposes(server) {
+            return;
+        }
+    }
+}
+
+/// 50 to 150 ms, so that the nodes of a cluster do not all come at once.
+async fn pause() {
+    let [random] = random_bytes();
+    tokio::time::sleep(Duration::from_millis(50 + u64::from(random) * 100 / 255)).await;
+}
