@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
-use session_layer::store::{MemoryStore, SessionStore};
+use session_layer::store::{MemoryStore, RedisStore, SessionStore};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -100,7 +100,12 @@ pub(crate) async fn run(
 ) -> Result<(), Fatal> {
     let (node, sessions) = match store {
         StoreUrl::Memory => (Node::new(name, || true), session_layer(MemoryStore::new(), settings)?),
-        StoreUrl::Redis(_) => return Err(ConfigError::new("REDIS_URL", "only memory: can be used so far").into()),
+        StoreUrl::Redis(url) => {
+            // Returns at once and connects behind the scenes: a node starts while Redis is down.
+            let store = RedisStore::builder(&url).build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
+            let sessions = session_layer(store.clone(), settings)?;
+            (Node::new(name, move || store.is_up()), sessions)
+        }
     };
     let listener = server::bind(listen).await?;
     tracing::info!(server = node.name(), "listening on http://{}", listener.local_addr()?);

@@ -327,6 +327,22 @@ async fn a_node_shows_its_name_and_the_address_it_was_asked_at() {
     assert_eq!(line["span"]["server"], "3333", "{line}");
 }
 
+#[tokio::test]
+async fn a_node_starts_while_redis_is_down_and_serves_what_needs_no_session() {
+    // Bound and not listening: connections are refused for as long as this lives.
+    let nobody = tokio::net::TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("redis://127.0.0.1:{}", nobody.local_addr().unwrap().port());
+    let server = Server::start(&[&NODE[..], &[("REDIS_URL", &url)]].concat());
+    let mut browser = Browser::new(&server);
+    let ready: serde_json::Value = serde_json::from_str(&browser.get("/readyz").await.body).unwrap();
+    assert_eq!(ready, serde_json::json!({ "status": "ready", "store": "down" }));
+    browser.get("/livez").await;
+    browser.get("/static/style.css").await;
+    assert!(browser.get("/metrics").await.body.contains("demo_store_up 0"));
+    assert!(browser.session().await["session_id"].is_null(), "without a cookie nobody asks Redis");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn asked_to_stop_a_node_finishes_what_it_has_begun() {
