@@ -61,7 +61,7 @@ async fn visits_at_the_same_time_all_count() {
 }
 
 #[tokio::test]
-async fn the_strip_shows_the_servers_of_the_last_20_requests() {
+async fn the_strip_shows_the_servers_of_the_last_20_visits() {
     let mut browser = Cluster::new().browser();
     for visit in 1..=23 {
         let page = browser.get("/").await;
