@@ -32,7 +32,7 @@ impl fmt::Debug for CommitId {
 }
 
 /// One atomic step of a store: all of it applies, or nothing.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Commit {
     /// A store that has already applied a commit of this ID returns what it returned then and writes nothing.
     pub id: CommitId,
@@ -68,7 +68,7 @@ pub enum Action {
 }
 
 /// How a session begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Start {
     /// To the millisecond, by the clock of the node.
     pub created_on: SystemTime,
@@ -81,7 +81,7 @@ pub struct Start {
 }
 
 /// What goes over to the new ID.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Renewal {
     /// Everything.
     Keep,
@@ -112,7 +112,7 @@ impl Action {
 }
 
 /// What a store did about a [`Commit`]. Everything but `Applied` means: nothing was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Reply {
     /// It took effect, now or when it was sent first.
     Applied {

@@ -74,4 +74,6 @@ pub use future::ResponseFuture;
 
 mod telemetry; // what the layer says about itself
 
+mod debug; // what values show of themselves: nothing secret
+
 pub mod store; // where sessions are kept

@@ -63,9 +63,9 @@ pub struct LazySession<K = DefaultSession> {
 }
 
 /// What a flush brought back.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Flushed {
-    counters: BTreeMap<String, i64>,
+    pub(crate) counters: BTreeMap<String, i64>,
 }
 
 impl Flushed {
