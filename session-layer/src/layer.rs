@@ -328,12 +328,14 @@ impl<K> SessionLayerBuilder<K> {
         }
         check_timeouts(self.idle_timeout, self.absolute_timeout)?;
         let touch_interval = self.touch_interval.unwrap_or(self.idle_timeout / 20);
+        check_longest("touch_interval", touch_interval)?;
         if touch_interval >= self.idle_timeout {
             return Err(ConfigError::new(
                 "touch_interval",
                 "must be shorter than `idle_timeout`, or no request prolongs a session",
             ));
         }
+        check_longest("budget", self.budget)?;
         if self.budget.is_zero() {
             return Err(ConfigError::new("budget", "must not be zero, or no store can answer in time"));
         }
@@ -376,7 +378,19 @@ fn check_secret(setting: &'static str, secret: &[u8]) -> Result<(), ConfigError>
     Ok(())
 }
 
+/// Longer than this is no time but a mistake, and would not fit into every clock that it is added to.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+fn check_longest(setting: &'static str, duration: Duration) -> Result<(), ConfigError> {
+    if duration > LONGEST {
+        return Err(ConfigError::new(setting, "is longer than 100 years"));
+    }
+    Ok(())
+}
+
 fn check_timeouts(idle: Duration, absolute: Option<Duration>) -> Result<(), ConfigError> {
+    check_longest("idle_timeout", idle)?;
+    check_longest("absolute_timeout", absolute.unwrap_or_default())?;
     // Stores keep milliseconds.
     if idle < Duration::from_millis(1) {
         return Err(ConfigError::new("idle_timeout", "must be at least a millisecond"));

@@ -164,7 +164,12 @@ impl Slot {
         let outcome = self.apply(&delta, &BTreeMap::new(), &self.budget).await;
         in_flight.note(&outcome);
         match outcome? {
-            Attempt::Applied(applied) => Ok(applied),
+            Attempt::Applied(applied) => {
+                if !applied.counters.is_empty() {
+                    self.state().read = true;
+                }
+                Ok(applied)
+            }
             Attempt::Lost(_) => unreachable!("no condition was set"),
         }
     }
@@ -244,8 +249,11 @@ impl Slot {
                     None => return Ok(Attempt::Applied(Applied::default())),
                 },
                 Step::Create => {
-                    let fresh = self.state().fresh();
-                    (Action::Create(fresh.id, self.start(fresh.created_on, delta)), fresh.id, None)
+                    let mut state = self.state();
+                    let fresh = state.fresh();
+                    // A flush before a renewal that waits for the response: the ID that was promised is the one after that.
+                    let id = if state.delta.identity == Identity::Keep { fresh.id } else { fresh.id.successor() };
+                    (Action::Create(id, self.start(fresh.created_on, delta)), id, None)
                 }
                 Step::Apply(id) => (Action::Apply(id), id, self.state().version_of(&id)),
                 Step::Renew(id) => {
@@ -303,7 +311,20 @@ impl Slot {
             remember: self.config.budget * 4,
         };
         let store = &*self.config.store;
-        persist(store, budget, &self.config.waiters, commit.deadline, || store.commit(&commit)).await
+        let (id, commit) = (commit.action.id(), &commit);
+        let attempt = || -> BoxFuture<'_, Result<Reply, StoreError>> {
+            Box::pin(async move {
+                match store.commit(commit).await {
+                    // As for a load: to the browser it is gone.
+                    Err(error) if error.is_corrupt() => {
+                        telemetry::corrupt(id, &error);
+                        Ok(Reply::Absent)
+                    }
+                    other => other,
+                }
+            })
+        };
+        persist(store, budget, &self.config.waiters, commit.deadline, attempt).await
     }
 
     /// Looks at the successor that a late login found. `None`: the browser gets its cookie, and there is nothing to write.
@@ -356,9 +377,11 @@ impl Slot {
 
     /// The handler has answered: no more changes, and what there is to commit, is committed. `None`: nothing to wait for.
     pub(crate) fn conclude(self: &Arc<Self>, head: &Parts) -> Option<JoinHandle<Result<(), SessionError>>> {
+        // Before the lock is taken: it is foreign code, and may look at a session that the handler put into the response's extensions.
+        let wanted = (self.config.commit_when)(head);
         let mut state = self.state();
         state.sealed = true;
-        if !state.delta.is_empty() && !(self.config.commit_when)(head) {
+        if !wanted {
             state.delta = Delta::default();
         }
         let succeeded = !(head.status.is_client_error() || head.status.is_server_error());
@@ -369,10 +392,10 @@ impl Slot {
         }
         drop(state);
         let slot = Arc::clone(self);
-        Some(tokio::spawn(async move { slot.last_commit(succeeded).await }.in_current_span()))
+        Some(tokio::spawn(async move { slot.last_commit(wanted, succeeded).await }.in_current_span()))
     }
 
-    async fn last_commit(&self, succeeded: bool) -> Result<(), SessionError> {
+    async fn last_commit(&self, wanted: bool, succeeded: bool) -> Result<(), SessionError> {
         let _order = self.flushing.lock().await;
         let delta = {
             let mut state = self.state();
@@ -383,6 +406,10 @@ impl Slot {
             }
             std::mem::take(&mut state.delta)
         };
+        if !wanted {
+            // An `update` that failed after the handler had answered gave back what it was to take along.
+            return Ok(());
+        }
         self.apply(&delta, &BTreeMap::new(), &self.budget).await.map(|_| ())
     }
 

@@ -171,7 +171,9 @@ impl State {
                     principal: start.principal.clone(),
                 });
                 self.seen = Seen::Alive(*id);
-                self.fresh = None;
+                if self.fresh.is_some_and(|fresh| fresh.id == *id) {
+                    self.fresh = None;
+                }
             }
             Action::Apply(id) | Action::Renew(_, id, _) => {
                 let due = self.record.as_ref().is_none_or(|r| r.wants_touch(config.touch_interval, SystemTime::now()));
