@@ -1,0 +1,17 @@
+//! The library through its public API: requests and cookies in, responses and store calls out. No Docker, no network; time is paused
+//! where it matters.
+
+#![allow(unreachable_pub, reason = "nothing in a test binary can be reached from outside")]
+
+mod fixture;
+
+mod cheap; // P5: what a request costs
+mod cookies; // the cookie, and what caches are told
+mod ended; // P3: what has ended stays ended
+mod gone; // clients that go, and handlers that give up
+mod honest; // P4: what an answer says is so
+mod identity; // which session a request means, and what becomes of it
+mod late;
+mod parallel; // P2: requests of one session at the same time
+mod patient; // P8: how long a request waits for the store
+mod timeouts; // how sessions end by themselves // after the head: streams, WebSockets
