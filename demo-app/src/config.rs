@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Whoever has read the repository can sign cookies with it; it is refused unless `SESSION_DEVELOPMENT` is on.
 pub(crate) const PUBLISHED_SECRET: &str = "development-only-session-secret-published-in-the-repository";
 
+/// The Redis client's own warnings repeat what the library says better.
+pub(crate) const DEFAULT_LOG: &str = "info,fred=error";
+
 /// What the library asks of a secret.
 const MIN_SECRET_BYTES: usize = 32;
 
@@ -58,7 +61,11 @@ pub(crate) const SETTINGS: [Setting; 12] = [
         "on: the cookie works over plain HTTP, and the published secret is accepted",
     ),
     setting("LOG_FORMAT", "text", "text or json, on standard output"),
-    setting("RUST_LOG", "info", "which log lines to write, for example debug or demo_app=debug,session_layer=trace"),
+    setting(
+        "RUST_LOG",
+        DEFAULT_LOG,
+        "which log lines to write, for example debug or demo_app=debug,session_layer=trace",
+    ),
     setting("NO_COLOR", "none", "anything: log text without colours"),
 ];
 

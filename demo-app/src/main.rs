@@ -78,7 +78,7 @@ fn run(work: impl Future<Output = Result<(), Fatal>>) -> Result<(), Fatal> {
 
 fn log_to_stdout() -> Result<(), Fatal> {
     let filter = match process_environment("RUST_LOG").filter(|directives| !directives.is_empty()) {
-        None => EnvFilter::new("info"),
+        None => EnvFilter::new(config::DEFAULT_LOG),
         Some(directives) => {
             EnvFilter::try_new(directives).map_err(|error| config::ConfigError::new("RUST_LOG", error))?
         }

@@ -102,8 +102,8 @@ fn problem_of(response: &Response) -> Option<Problem> {
 
 fn detail(error: &SessionError) -> String {
     if error.is_unavailable() {
-        return "The session store does not answer at the moment, so it is not known whether your change was saved. Please try \
-                again shortly."
+        return "The session store does not answer at the moment. If you changed something, it is not known whether that was \
+                saved. Please try again shortly."
             .to_owned();
     }
     if error.is_gone() {

@@ -3,7 +3,7 @@
 "use strict";
 
 const button = document.getElementById("keep-refreshing");
-const status = document.getElementById("refresh-status");
+const notice = document.getElementById("refresh-status");
 const INTERVAL = 1000;
 let timer;
 
@@ -12,6 +12,8 @@ async function refresh() {
   if (document.hidden) return;
   try {
     const response = await fetch("/", { headers: { Accept: "text/html" }, cache: "no-store" });
+    // The session ended elsewhere; that page says what to do.
+    if (response.status === 409) return location.reload();
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     const live = page.getElementById("live");
@@ -19,10 +21,10 @@ async function refresh() {
     // Only this part: a form that somebody is filling in stays as it is.
     document.getElementById("live").replaceWith(live);
     document.title = page.title;
-    status.textContent = "";
+    notice.textContent = "";
   } catch (error) {
     // A server that is just being restarted, say. The next try may find another one.
-    status.textContent = `No page this time (${error.message}); trying again.`;
+    notice.textContent = `No page this time (${error.message}); trying again.`;
   }
 }
 
@@ -36,7 +38,7 @@ function turn(on) {
   clearTimeout(timer);
   button.setAttribute("aria-pressed", String(on));
   if (on) timer = setTimeout(loop, INTERVAL);
-  else status.textContent = "";
+  else notice.textContent = "";
 }
 
 button.hidden = false;

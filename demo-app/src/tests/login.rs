@@ -129,3 +129,19 @@ async fn passwords_beyond_the_queue_are_turned_away_and_the_queue_moves_on() {
     assert_eq!(count(Verdict::Wrong), 0);
     assert_eq!(accounts.verify("bob", "builder".to_owned()).await, Verdict::Right, "there is room again");
 }
+
+#[tokio::test]
+async fn a_name_without_an_account_takes_as_much_work_as_one_with() {
+    let accounts = Accounts::new();
+    let mut fastest = [std::time::Duration::MAX; 2];
+    for _ in 0..8 {
+        for (fastest, name) in fastest.iter_mut().zip(["alice", "nobody"]) {
+            let started = std::time::Instant::now();
+            assert_eq!(accounts.verify(name, "wrong".to_owned()).await, Verdict::Wrong);
+            *fastest = started.elapsed().min(*fastest);
+        }
+    }
+    // Without the work it is a thousandth; a busy machine makes some difference even to the fastest of eight.
+    let [account, nobody] = fastest;
+    assert!(nobody > account / 3 && account > nobody / 3, "{account:?} {nobody:?}");
+}
