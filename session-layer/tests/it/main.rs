@@ -5,13 +5,18 @@
 
 mod fixture;
 
+mod attributes; // their types, and what other versions of the app wrote
 mod cheap; // P5: what a request costs
+mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
 mod ended; // P3: what has ended stays ended
 mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
 mod identity; // which session a request means, and what becomes of it
 mod late;
+mod layers; // where the layer goes among others
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
+mod secrets; // nothing prints one
+mod services; // services that are not axum's
 mod timeouts; // how sessions end by themselves // after the head: streams, WebSockets

@@ -1,0 +1,64 @@
+//! Settings that cannot be used are refused when the layer is built, by name.
+
+use std::time::Duration;
+
+use session_layer::{SameSite, SessionLayer, SessionLayerBuilder};
+
+use crate::fixture::{SECRET, TestStore, millis, minutes};
+
+#[track_caller]
+fn check(setting: &str, says: &str, change: impl FnOnce(SessionLayerBuilder) -> SessionLayerBuilder) {
+    let error = change(SessionLayer::builder(TestStore::default()).secret(SECRET)).build().expect_err(setting);
+    assert_eq!(error.setting(), setting);
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("setting `{setting}` ")) && text.contains(says), "{text}");
+}
+
+#[test]
+fn each_setting_that_cannot_be_used_is_named() {
+    check("secret", "has 31 bytes", |layer| layer.secret([0; 31]));
+    check("secret", "has 0 bytes", |layer| layer.secret(""));
+    check("accepted_secrets", "has 5 bytes", |layer| layer.accepted_secrets(["short"]));
+    check("idle_timeout", "millisecond", |layer| layer.idle_timeout(Duration::ZERO).absolute_timeout(None));
+    check("idle_timeout", "millisecond", |layer| layer.idle_timeout(Duration::from_micros(999)));
+    check("absolute_timeout", "shorter than `idle_timeout`", |layer| layer.absolute_timeout(minutes(29)));
+    check("absolute_timeout", "shorter than `idle_timeout`", |layer| layer.idle_timeout(minutes(13 * 60)));
+    check("touch_interval", "shorter than `idle_timeout`", |layer| layer.touch_interval(minutes(30)));
+    check("touch_interval", "100 years", |layer| layer.touch_interval(Duration::MAX));
+    check("budget", "zero", |layer| layer.budget(Duration::ZERO));
+    for name in ["", "a b", "a;b", "a=b", "größe", "a\r\nb", "a\"b"] {
+        check("cookie_name", "must be a token", |layer| layer.cookie_name(name));
+    }
+    for path in ["", "shop", "/a;b", "/ü", "/\n"] {
+        check("cookie_path", "must start with `/`", |layer| layer.cookie_name("s").cookie_path(path));
+    }
+    for domain in ["", "a;b", "a\nb"] {
+        check("cookie_domain", "printable ASCII", |layer| layer.cookie_name("s").cookie_domain(domain));
+    }
+    check("cookie_name", "`__Host-`", |layer| layer.cookie_path("/shop"));
+    check("cookie_name", "`__Host-`", |layer| layer.cookie_domain("shop.example"));
+    check("cookie_name", "`__Host-`", |layer| layer.development(true).cookie_name("__host-s"));
+    check("cookie_name", "`__Secure-`", |layer| layer.development(true).cookie_name("__Secure-s"));
+    check("same_site", "Secure", |layer| layer.development(true).same_site(SameSite::None));
+}
+
+#[test]
+fn a_missing_secret_is_named() {
+    let error = SessionLayer::builder(TestStore::default()).build().unwrap_err();
+    assert_eq!(error.to_string(), "setting `secret` is missing; give at least 32 random bytes");
+}
+
+#[test]
+fn what_is_unusual_but_possible_is_accepted() {
+    let ok = |change: fn(SessionLayerBuilder) -> SessionLayerBuilder| {
+        change(SessionLayer::builder(TestStore::default()).secret(SECRET)).build().map(|_| ()).unwrap();
+    };
+    ok(|layer| layer);
+    ok(|layer| layer.secret(vec![0; 4096]).accepted_secrets([[1; 32], [2; 32]]));
+    ok(|layer| layer.same_site(SameSite::None));
+    ok(|layer| layer.cookie_name("__Secure-s").cookie_domain("shop.example").cookie_path("/a b"));
+    ok(|layer| layer.development(true).cookie_domain("localhost").cookie_path("/shop"));
+    ok(|layer| layer.idle_timeout(minutes(30)).absolute_timeout(minutes(30)));
+    ok(|layer| layer.idle_timeout(millis(1)).touch_interval(Duration::ZERO));
+    ok(|layer| layer.max_waiting(0).budget(millis(1)));
+}
