@@ -191,18 +191,23 @@ pub(crate) fn plan(seen: &Seen, delta: &Delta) -> Step {
     if delta.is_empty() {
         return Step::Nothing;
     }
+    let identity = match &delta.identity {
+        // What was stored after the end was taken back: nothing is left that another session could start with.
+        Replace(None) if !delta.leaves_attributes() => &Destroy,
+        identity => identity,
+    };
     match seen {
-        Seen::Nobody | Seen::Absent => match &delta.identity {
+        Seen::Nobody | Seen::Absent => match identity {
             LogIn(_) | Replace(Some(_)) => Step::Create,
             Keep | Cycle | Replace(None) if delta.leaves_attributes() => Step::Create,
             Keep | Cycle | Replace(None) | Destroy => Step::Nothing,
         },
-        Seen::Unseen(id) | Seen::Alive(id) => match &delta.identity {
+        Seen::Unseen(id) | Seen::Alive(id) => match identity {
             Keep => Step::Apply(*id),
             Cycle | LogIn(_) | Replace(_) => Step::Renew(*id),
             Destroy => Step::Destroy(*id),
         },
-        Seen::Ended { successor } => match &delta.identity {
+        Seen::Ended { successor } => match identity {
             // A login carries its own authority: it continues where an earlier click of it went, or starts afresh.
             LogIn(_) | Replace(Some(_)) => successor.map_or(Step::Create, Step::Follow),
             // Already done.
@@ -306,6 +311,7 @@ mod tests {
             (&["destroy"],                  [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
             (&["set", "destroy"],           [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
             (&["destroy", "set"],           [Create,  Renew(i),   Renew(i),   Gone,    Gone]),
+            (&["destroy", "set", "remove"], [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
             (&["destroy", "login"],         [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
         ];
         for (steps, expected) in table {
