@@ -329,50 +329,7 @@ async fn a_handler_that_fails_with_an_error_commits_nothing_and_the_error_passes
     browser.run("names").await.says("n,text");
 }
 
-// Spoilt data.
-
-#[tokio::test]
-async fn a_spoilt_session_is_no_session_and_login_works() {
-    for ops in ["insert a 1", "log_in alice", "cycle; insert a 1", "log_out; insert a 1"] {
-        let (store, browser) = with_session().await;
-        store.next(Load, Fault::Corrupt);
-        browser.run(&format!("exists; {ops}")).await.says("false").with_cookie();
-        browser.run("exists").await.says("true");
-    }
-    let (store, browser) = with_session().await;
-    store.next(Load, Fault::Corrupt);
-    browser.run("exists; get n; log_out").await.says("false none").without_cookie();
-}
-
-#[tokio::test]
-async fn a_blind_write_to_a_spoilt_session_starts_a_new_one() {
-    let (store, browser) = with_session().await;
-    store.next(Apply, Fault::Corrupt);
-    browser.lazy("insert a 1").await.expect(200).with_cookie();
-    browser.run("names").await.says("a");
-}
-
-#[tokio::test]
-async fn a_session_that_was_spoilt_while_a_request_was_on_its_way_is_409() {
-    let (store, browser) = with_session().await;
-    store.next(Apply, Fault::Corrupt);
-    let answer = browser.run("get n; insert a 1").await.expect(409).without_cookie();
-    assert!(answer.error.is_some_and(|error| error.is_gone()));
-}
-
-#[tokio::test]
-async fn a_session_that_a_failover_took_back_to_an_older_state_is_409() {
-    use session_layer::store::{Loaded, SessionStore, Version};
-    let (store, browser) = with_session().await;
-    // This request saw a state that the store has lost since.
-    let id = session_layer::SessionId::decode(&browser.run("id").await.body).unwrap();
-    let Loaded::Alive(mut record) = store.memory.load(&id).await.unwrap() else { panic!("alive") };
-    record.version = Version(record.version.0 + 1_000_000_000);
-    store.next(Load, Fault::Answer(Loaded::Alive(record)));
-    let answer = browser.run("get n; insert a 1").await.expect(409).without_cookie();
-    assert!(answer.error.is_some_and(|error| error.is_gone()));
-    browser.run("names").await.says("n,text");
-}
+// Without a layer, or without a store.
 
 #[tokio::test]
 async fn a_route_without_the_layer_says_what_to_add() {

@@ -386,3 +386,11 @@ async fn a_logout_of_one_kind_of_request_costs_one_commit() {
     browser.run("destroy").await.expect(200).with_removal();
     store.expect_calls(&[Load, Destroy]);
 }
+
+#[tokio::test]
+async fn a_message_after_logout_that_was_taken_back_starts_no_other_session() {
+    let (store, _, browser) = with_cart().await;
+    browser.run("log_out; insert flash 1; remove flash").await.expect(200).with_removal();
+    store.expect_calls(&[Load, Destroy]);
+    assert!(store.memory.is_empty());
+}

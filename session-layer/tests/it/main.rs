@@ -17,6 +17,9 @@ mod late;
 mod layers; // where the layer goes among others
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
+mod random; // two browsers against a model
 mod secrets; // nothing prints one
 mod services; // services that are not axum's
+mod spoilt; // what is stored is no session
+mod tidy; // what a search can check
 mod timeouts; // how sessions end by themselves // after the head: streams, WebSockets
