@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::delta::{Change, Delta, Identity, Limits};
 use crate::error::Limit;
-use crate::id::{SessionId, random_bytes};
+use crate::id::{SessionHandle, SessionId, random_bytes};
 use crate::record::Version;
 
 /// Names one commit, so that an attempt whose answer was lost can be repeated and still takes effect once.
@@ -48,10 +48,67 @@ pub struct Commit {
     pub seen: Option<Version>,
     /// Limits that the outcome keeps.
     pub limits: Limits,
+    /// For an action that logs somebody in: how many sessions that principal may then have.
+    pub sessions: Option<SessionLimit>,
+    /// Whether a replica must have it before it counts.
+    pub durable: bool,
     /// The commit must not apply after this: whoever asked has given up by then.
     pub deadline: Instant,
     /// How long the store must be able to recognise a repetition.
     pub remember: Duration,
+}
+
+/// How many sessions a principal may have, and what a login above that does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionLimit {
+    /// At least one.
+    pub most: usize,
+    /// What a login above that does.
+    pub above: AboveLimit,
+}
+
+/// What a login does when its principal has as many sessions as allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AboveLimit {
+    /// It ends those that logged in first.
+    EvictOldest,
+    /// It is refused.
+    Refuse,
+}
+
+/// Ends sessions of a principal.
+#[derive(Debug, Clone)]
+pub struct Revocation {
+    /// As [`Commit::id`].
+    pub id: CommitId,
+    /// Whose.
+    pub principal: String,
+    /// Which of them.
+    pub which: Revoke,
+    /// As [`Commit::deadline`].
+    pub deadline: Instant,
+    /// As [`Commit::remember`].
+    pub remember: Duration,
+}
+
+/// Which sessions of a principal end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoke {
+    /// This one, if it is theirs.
+    One(SessionHandle),
+    /// All but this one.
+    Others(SessionHandle),
+    /// All.
+    All,
+}
+
+/// What a store did about a [`Revocation`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked {
+    /// How many sessions ended.
+    pub ended: usize,
+    /// Whether a replica has it.
+    pub confirmed: bool,
 }
 
 /// What a [`Commit`] does to a session as such.
@@ -109,6 +166,28 @@ impl Action {
             Self::Create(id, _) | Self::Apply(id) | Self::Renew(id, ..) | Self::Destroy(id) => id,
         }
     }
+
+    /// The ID that the session has after it; `None` if there is no session then.
+    pub fn target(&self) -> Option<&SessionId> {
+        match self {
+            Self::Create(id, _) | Self::Apply(id) | Self::Renew(_, id, _) => Some(id),
+            Self::Destroy(_) => None,
+        }
+    }
+
+    /// Who is logged in by it.
+    pub fn logs_in(&self) -> Option<&str> {
+        match self {
+            Self::Create(_, start) | Self::Renew(_, _, Renewal::Replace { start, .. }) => start.principal.as_deref(),
+            Self::Renew(_, _, Renewal::LogIn { principal, .. }) => Some(principal),
+            Self::Renew(_, _, Renewal::Keep) | Self::Apply(_) | Self::Destroy(_) => None,
+        }
+    }
+
+    /// Whether it ends a session, for good or by starting another one in its place.
+    pub(crate) fn ends_session(&self) -> bool {
+        matches!(self, Self::Destroy(_) | Self::Renew(_, _, Renewal::Replace { .. }))
+    }
 }
 
 /// What a store did about a [`Commit`]. Everything but `Applied` means: nothing was written.
@@ -120,6 +199,8 @@ pub enum Reply {
         version: Version,
         /// The values of the counters it added to, by name.
         counters: BTreeMap<String, i64>,
+        /// Whether a replica has it, if the commit asked for that.
+        confirmed: bool,
     },
     /// There is no such session, and no tombstone.
     Absent,
@@ -141,6 +222,8 @@ pub enum Reply {
     NotACounter(String),
     /// A limit would be broken.
     Limit(Limit),
+    /// The principal who logs in has as many sessions as allowed.
+    TooManySessions,
     /// The ID for a new session is taken.
     Occupied,
 }
@@ -373,7 +456,7 @@ mod tests {
         let delta = delta(steps);
         let step = plan(seen, &delta);
         let replies = [
-            Reply::Applied { version: Version(2), counters: BTreeMap::new() },
+            Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true },
             Reply::Absent,
             Reply::Ended { successor: None },
             Reply::Ended { successor: Some(successor()) },
@@ -387,7 +470,7 @@ mod tests {
     #[test]
     fn a_login_that_followed_gives_the_browser_the_successor() {
         let (delta, seen) = (delta(&["set", "login"]), Seen::Ended { successor: Some(successor()) });
-        let applied = Reply::Applied { version: Version(2), counters: BTreeMap::new() };
+        let applied = Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true };
         let step = Step::Apply(successor());
         assert_eq!(next(&step, successor(), &seen, &delta, &applied), Next::Keep(successor()));
         // Gone meanwhile: a fresh session.

@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     InvalidPrincipal,
     InvalidValue(String),
     Unreadable(String),
+    TooManySessions,
+    NotDurable,
     TooLate,
     MissingLayer(&'static str),
 }
@@ -101,6 +103,17 @@ impl SessionError {
         }
     }
 
+    /// The principal has as many sessions as allowed, and further logins are refused. 409.
+    pub fn is_too_many_sessions(&self) -> bool {
+        self.kind == Kind::TooManySessions
+    }
+
+    /// A login, logout or revocation was applied, but no replica confirmed it in time: a failover in this moment might undo it. The
+    /// cookie of what was applied goes out with the answer. 503.
+    pub fn is_not_durable(&self) -> bool {
+        self.kind == Kind::NotDurable
+    }
+
     /// The name is empty, too long, holds a control character, or starts with `@`. 422.
     pub fn is_invalid_name(&self) -> bool {
         self.kind == Kind::InvalidName
@@ -129,8 +142,12 @@ impl SessionError {
     /// The status that says this to a client.
     pub fn status(&self) -> StatusCode {
         match self.kind {
-            Kind::Unavailable | Kind::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Gone | Kind::RolledBack | Kind::NotACounter(_) | Kind::Contended(_) => StatusCode::CONFLICT,
+            Kind::Unavailable | Kind::Busy | Kind::NotDurable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Gone
+            | Kind::RolledBack
+            | Kind::NotACounter(_)
+            | Kind::Contended(_)
+            | Kind::TooManySessions => StatusCode::CONFLICT,
             Kind::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::InvalidName | Kind::InvalidPrincipal | Kind::InvalidValue(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Unreadable(_) | Kind::TooLate | Kind::MissingLayer(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -162,6 +179,8 @@ impl fmt::Display for SessionError {
             Kind::InvalidPrincipal => f.write_str("a principal has 1 to 256 bytes and no control characters"),
             Kind::InvalidValue(name) => write!(f, "the value for attribute {name:?} cannot be written as JSON"),
             Kind::Unreadable(name) => write!(f, "attribute {name:?} does not read as the type asked for"),
+            Kind::TooManySessions => f.write_str("this account has as many sessions as allowed; end one of them first"),
+            Kind::NotDurable => f.write_str("it was done, but no replica of the session store confirmed it in time"),
             Kind::TooLate => f.write_str("the response's head is out; the session can no longer be changed this way"),
             Kind::MissingLayer(layer) => {
                 write!(f, "no session in this request: add `.layer({layer})` around its route")
@@ -191,7 +210,7 @@ impl SessionError {
     /// for outer layers.
     pub(crate) fn describe<B>(self, response: &mut http::Response<B>) {
         let headers = response.headers_mut();
-        if self.is_unavailable() {
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(http::header::RETRY_AFTER, http::HeaderValue::from_static("1"));
         }
         headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));

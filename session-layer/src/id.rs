@@ -60,6 +60,11 @@ impl SessionId {
         Sha256::digest(self.0).into()
     }
 
+    /// What names this session where its ID must not be seen.
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle { shard: self.shard(), digest: self.digest() }
+    }
+
     /// The ID as base64url without padding, 27 characters; for showing it on purpose.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
@@ -96,13 +101,63 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// The text or the bytes were no session ID.
+/// Names one session of a principal, for lists and forms: the shard tag and the digest of its ID, from which the ID cannot be
+/// found.
+///
+/// ```
+/// use session_layer::{SessionHandle, SessionId};
+///
+/// let handle = SessionId::random().handle();
+/// assert_eq!(SessionHandle::decode(&handle.encode()), Ok(handle));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionHandle {
+    shard: [u8; SessionId::SHARD_LEN],
+    digest: [u8; 32],
+}
+
+impl SessionHandle {
+    /// The shard tag of the session's ID.
+    pub fn shard(&self) -> [u8; SessionId::SHARD_LEN] {
+        self.shard
+    }
+
+    /// The SHA-256 of the session's ID.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// The handle as base64url without padding.
+    pub fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode([&self.shard[..], &self.digest[..]].concat())
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not base64url of 34 bytes.
+    pub fn decode(text: &str) -> Result<Self, InvalidSessionId> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidSessionId(()))?;
+        let (shard, digest) = bytes.split_at_checked(SessionId::SHARD_LEN).ok_or(InvalidSessionId(()))?;
+        let shard = shard.try_into().map_err(|_| InvalidSessionId(()))?;
+        Ok(Self { shard, digest: digest.try_into().map_err(|_| InvalidSessionId(()))? })
+    }
+}
+
+impl fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionHandle(..)")
+    }
+}
+
+/// The text or the bytes were no session ID or handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidSessionId(());
 
 impl fmt::Display for InvalidSessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not a session ID: expected {} bytes as base64url without padding", SessionId::LEN)
+        f.write_str("neither a session ID (20 bytes) nor a handle (34 bytes) as base64url without padding")
     }
 }
 

@@ -10,7 +10,9 @@ use http::response::Parts;
 use tower_layer::Layer;
 
 use crate::budget::Waiters;
+use crate::commit::{AboveLimit, SessionLimit};
 use crate::delta::Limits;
+use crate::principals::Sessions;
 use crate::service::SessionService;
 use crate::session::DefaultSession;
 use crate::signature::{MIN_SECRET_LEN, Signer};
@@ -69,9 +71,17 @@ impl SessionLayer {
             budget: Duration::from_secs(5),
             max_waiting: 2_000,
             limits: Limits::default(),
+            session_limit: None,
             commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
             kind: PhantomData,
         }
+    }
+}
+
+impl<K> SessionLayer<K> {
+    /// The sessions of principals: to list them, and to end them from elsewhere.
+    pub fn sessions(&self) -> Sessions {
+        Sessions::new(Arc::clone(&self.config))
     }
 }
 
@@ -106,6 +116,7 @@ pub(crate) struct Config {
     pub(crate) budget: Duration,
     pub(crate) waiters: Waiters,
     pub(crate) limits: Limits,
+    pub(crate) session_limit: Option<SessionLimit>,
     pub(crate) commit_when: Box<CommitWhen>,
 }
 
@@ -129,6 +140,7 @@ pub struct SessionLayerBuilder<K = DefaultSession> {
     budget: Duration,
     max_waiting: usize,
     limits: Limits,
+    session_limit: Option<SessionLimit>,
     commit_when: Box<CommitWhen>,
     kind: PhantomData<fn() -> K>,
 }
@@ -250,6 +262,13 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
+    /// How many sessions one principal may have at a time, and what a login above that does. Default: as many as they like. Exact
+    /// however many logins come at once.
+    pub fn max_sessions_per_principal(mut self, most: usize, above: AboveLimit) -> Self {
+        self.session_limit = Some(SessionLimit { most, above });
+        self
+    }
+
     /// For which responses the request's changes are committed, judged by the head. Default: all but 5xx and 408, so that a
     /// handler that failed leaves the session as it was, except for what it flushed.
     pub fn commit_when(mut self, commit_when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
@@ -290,6 +309,7 @@ impl<K> SessionLayerBuilder<K> {
             budget,
             max_waiting,
             limits,
+            session_limit,
             commit_when,
             kind: _,
         } = self;
@@ -309,6 +329,7 @@ impl<K> SessionLayerBuilder<K> {
             budget,
             max_waiting,
             limits,
+            session_limit,
             commit_when,
             kind: PhantomData,
         }
@@ -339,6 +360,9 @@ impl<K> SessionLayerBuilder<K> {
         if self.budget.is_zero() {
             return Err(ConfigError::new("budget", "must not be zero, or no store can answer in time"));
         }
+        if self.session_limit.is_some_and(|limit| limit.most == 0) {
+            return Err(ConfigError::new("max_sessions_per_principal", "must be at least 1, or nobody can log in"));
+        }
         let default_name = if self.development { "session" } else { "__Host-session" };
         let cookie = Cookie {
             name: self.cookie_name.unwrap_or_else(|| default_name.to_owned()),
@@ -364,6 +388,7 @@ impl<K> SessionLayerBuilder<K> {
             budget: self.budget,
             waiters: Waiters::new(self.max_waiting),
             limits: self.limits,
+            session_limit: self.session_limit,
             commit_when: self.commit_when,
         };
         Ok(SessionLayer { config: Arc::new(config), kind: PhantomData })

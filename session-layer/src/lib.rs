@@ -48,12 +48,16 @@ pub use transport::SameSite;
 mod signature; // what makes a cookie ours
 
 mod id; // names a session
-pub use id::{InvalidSessionId, SessionId};
+pub use id::{InvalidSessionId, SessionHandle, SessionId};
 
 mod extract; // how a handler gets at the session
 
 mod session; // what a handler does with it
 pub use session::{DefaultSession, Flushed, LazySession, Session};
+
+mod principals; // who is logged in where, and how that ends from elsewhere
+pub use commit::AboveLimit;
+pub use principals::{PrincipalSession, Sessions};
 
 mod attribute; // names and types of attributes
 pub use attribute::{Attribute, Fits, Named, Reads, Takes};

@@ -13,7 +13,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use crate::attribute::{Named, Reads, Takes};
 use crate::delta::{check_name, check_principal, check_value};
 use crate::error::{Kind, SessionError};
-use crate::id::SessionId;
+use crate::id::{SessionHandle, SessionId};
 use crate::slot::{Applied, Slot};
 
 /// The kind of session that a program with one session layer has.
@@ -90,6 +90,11 @@ impl<K> Session<K> {
     /// stored (unless a late login finds that an earlier click was faster, and follows it).
     pub fn id(&self) -> SessionId {
         self.slot.state().id()
+    }
+
+    /// What names this session in the list of its principal; see [`Sessions`](crate::Sessions).
+    pub fn handle(&self) -> SessionHandle {
+        self.id().handle()
     }
 
     /// Whether the session is in the store: loaded alive, or created by a flush.
@@ -399,7 +404,7 @@ fn serialise<V: Serialize>(name: &str, value: &V) -> Result<Bytes, SessionError>
     serde_json::to_vec(value).map(Bytes::from).map_err(|_| SessionError::new(Kind::InvalidValue(name.to_owned())))
 }
 
-fn parse<T: DeserializeOwned>(name: &str, json: Option<Bytes>) -> Result<Option<T>, SessionError> {
+pub(crate) fn parse<T: DeserializeOwned>(name: &str, json: Option<Bytes>) -> Result<Option<T>, SessionError> {
     json.map(|json| serde_json::from_slice(&json))
         .transpose()
         .map_err(|_| SessionError::new(Kind::Unreadable(name.to_owned())))

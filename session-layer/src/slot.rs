@@ -272,6 +272,7 @@ impl Slot {
                 Reply::NotACounter(name) => return Err(SessionError::new(Kind::NotACounter(name))),
                 Reply::Conflict { current, .. } => return Ok(Attempt::Lost(current)),
                 Reply::RolledBack => return Err(SessionError::new(Kind::RolledBack)),
+                Reply::TooManySessions => return Err(SessionError::new(Kind::TooManySessions)),
                 Reply::Occupied => {
                     return Err(SessionError::unavailable(Some(StoreError::refused("the new session ID is taken"))));
                 }
@@ -280,10 +281,13 @@ impl Slot {
             match next(&step, target, &seen, delta, &reply) {
                 Next::Then(then) => step = then,
                 done => {
-                    let Reply::Applied { version, counters } = reply else {
+                    let Reply::Applied { version, counters, confirmed } = reply else {
                         return Ok(Attempt::Applied(Applied::default()));
                     };
                     self.state().applied(&action, delta, &done, version, &counters, &self.config);
+                    if !confirmed {
+                        return Err(SessionError::new(Kind::NotDurable));
+                    }
                     return Ok(Attempt::Applied(Applied { counters }));
                 }
             }
@@ -299,8 +303,12 @@ impl Slot {
         seen: Option<Version>,
         budget: &Budget,
     ) -> Result<Reply, SessionError> {
+        // Login, logout, and what takes their place: a failover must not undo them.
+        let durable = action.logs_in().is_some() || action.ends_session();
         let commit = Commit {
             id: CommitId::random(),
+            sessions: self.config.session_limit,
+            durable,
             action,
             clear: delta.clear,
             changes: delta.changes.clone(),

@@ -7,8 +7,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Loaded, SessionStore, StoreError, TOMBSTONE_LIFETIME, is_past};
-use crate::commit::{Action, Commit, CommitId, Renewal, Reply, Start};
+use super::{Listed, Loaded, SessionStore, StoreError, TOMBSTONE_LIFETIME, is_past};
+use crate::commit::{
+    AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, Start,
+};
 use crate::delta::{Change, Limits, counter_text, parse_counter};
 use crate::error::Limit;
 use crate::id::SessionId;
@@ -82,6 +84,49 @@ impl SessionStore for MemoryStore {
         Ok(reply)
     }
 
+    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let mut listed: Vec<_> = state
+            .listed(principal, now)
+            .into_iter()
+            .filter_map(|(since, id)| {
+                let Some(Entry { what: What::Session(session), until }) = state.find(&id, now) else { return None };
+                let logged_in_on = SystemTime::UNIX_EPOCH + Duration::from_micros(since.0);
+                Some(Listed { handle: id.handle(), logged_in_on, record: session.record(*until - now) })
+            })
+            .collect();
+        listed.sort_by_key(|session| session.logged_in_on);
+        Ok(listed)
+    }
+
+    async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.sweep(now);
+        if let Some((ended, _)) = state.revoked.get(&revocation.id) {
+            return Ok(Revoked { ended: *ended, confirmed: true });
+        }
+        if is_past(revocation.deadline) {
+            return Err(StoreError::unavailable("the revocation came after its deadline"));
+        }
+        let doomed: Vec<_> = state
+            .listed(&revocation.principal, now)
+            .into_iter()
+            .map(|(_, id)| id)
+            .filter(|id| match revocation.which {
+                Revoke::One(handle) => id.handle() == handle,
+                Revoke::Others(handle) => id.handle() != handle,
+                Revoke::All => true,
+            })
+            .collect();
+        for id in &doomed {
+            state.bury(*id, None, now);
+        }
+        state.revoked.insert(revocation.id, (doomed.len(), now + revocation.remember));
+        Ok(Revoked { ended: doomed.len(), confirmed: true })
+    }
+
     async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
         let now = Instant::now();
         if let Some(Entry { what: What::Session(session), until }) = self.lock().find(id, now) {
@@ -95,6 +140,9 @@ impl SessionStore for MemoryStore {
 struct State {
     entries: HashMap<SessionId, Entry>,
     applied: HashMap<CommitId, (Reply, Instant)>,
+    revoked: HashMap<CommitId, (usize, Instant)>,
+    /// Sessions by principal, each with when its principal logged in.
+    principals: HashMap<String, HashMap<SessionId, Version>>,
     operations_since_sweep: usize,
 }
 
@@ -160,6 +208,11 @@ impl State {
         if self.operations_since_sweep > self.entries.len() + self.applied.len() {
             self.entries.retain(|_, entry| entry.until > now);
             self.applied.retain(|_, (_, until)| *until > now);
+            self.revoked.retain(|_, (_, until)| *until > now);
+            for sessions in self.principals.values_mut() {
+                sessions.retain(|id, _| self.entries.contains_key(id));
+            }
+            self.principals.retain(|_, sessions| !sessions.is_empty());
             self.operations_since_sweep = 0;
         }
     }
@@ -171,27 +224,65 @@ impl State {
         };
         if let Action::Destroy(id) = commit.action {
             self.bury(id, None, now);
-            return Reply::Applied { version: session.version, counters: BTreeMap::new() };
+            return Reply::Applied { version: session.version, counters: BTreeMap::new(), confirmed: true };
         }
         let counters = match change(&mut session.attributes, commit) {
             Ok(counters) => counters,
             Err(reply) => return reply,
         };
+        let evicted = match self.above_limit(commit, now) {
+            Ok(evicted) => evicted,
+            Err(reply) => return reply,
+        };
 
         // All checks are done; from here on everything is written.
+        for id in evicted {
+            self.bury(id, None, now);
+        }
         session.version = Version(micros_since_epoch().max(session.version.0 + 1));
         let version = session.version;
+        let mut since = version;
         let id = match &commit.action {
             Action::Create(id, _) | Action::Apply(id) | Action::Destroy(id) => *id,
             Action::Renew(id, successor, renewal) => {
                 let linked = !matches!(renewal, Renewal::Replace { linked: false, .. });
-                self.bury(*id, linked.then_some(*successor), now);
+                let logged_in = self.bury(*id, linked.then_some(*successor), now);
+                if *renewal == Renewal::Keep {
+                    since = logged_in.unwrap_or(since);
+                }
                 *successor
             }
         };
+        if let Some(principal) = &session.principal
+            && !matches!(commit.action, Action::Apply(_))
+        {
+            self.principals.entry(principal.clone()).or_default().insert(id, since);
+        }
         let until = session.until(now);
         self.entries.insert(id, Entry { what: What::Session(session), until });
-        Reply::Applied { version, counters }
+        Reply::Applied { version, counters, confirmed: true }
+    }
+
+    /// The sessions that must end so that this login keeps the limit of its principal.
+    fn above_limit(&mut self, commit: &Commit, now: Instant) -> Result<Vec<SessionId>, Reply> {
+        let (Some(principal), Some(limit)) = (commit.action.logs_in(), commit.sessions) else { return Ok(Vec::new()) };
+        let mut others = self.listed(principal, now);
+        others.retain(|(_, id)| id != commit.action.id());
+        let too_many = (others.len() + 1).saturating_sub(limit.most);
+        match limit.above {
+            AboveLimit::Refuse if too_many > 0 => Err(Reply::TooManySessions),
+            _ => Ok(others.into_iter().take(too_many).map(|(_, id)| id).collect()),
+        }
+    }
+
+    /// The live sessions of a principal, those that logged in first first.
+    fn listed(&mut self, principal: &str, now: Instant) -> Vec<(Version, SessionId)> {
+        let Some(sessions) = self.principals.get(principal) else { return Vec::new() };
+        let alive = |id: &SessionId| self.entries.get(id).is_some_and(|entry| entry.until > now);
+        let mut listed: Vec<_> =
+            sessions.iter().filter(|(id, _)| alive(id)).map(|(id, since)| (*since, *id)).collect();
+        listed.sort_by_key(|(since, _)| *since);
+        listed
     }
 
     /// The session as it is before its attributes are changed, or why there is none to change.
@@ -226,8 +317,11 @@ impl State {
         Ok(session)
     }
 
-    fn bury(&mut self, id: SessionId, successor: Option<SessionId>, now: Instant) {
-        self.entries.insert(id, Entry { what: What::Tombstone(successor), until: now + TOMBSTONE_LIFETIME });
+    /// Ends a session, also in the list of its principal; tells since when it stood there.
+    fn bury(&mut self, id: SessionId, successor: Option<SessionId>, now: Instant) -> Option<Version> {
+        let grave = Entry { what: What::Tombstone(successor), until: now + TOMBSTONE_LIFETIME };
+        let Some(Entry { what: What::Session(session), .. }) = self.entries.insert(id, grave) else { return None };
+        self.principals.get_mut(&session.principal?)?.remove(&id)
     }
 }
 

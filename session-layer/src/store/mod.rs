@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -17,9 +18,11 @@ pub use redis::{RedisStore, RedisStoreBuilder};
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 
-pub use crate::commit::{Action, Commit, CommitId, Renewal, Reply, Start};
+pub use crate::commit::{
+    AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, SessionLimit, Start,
+};
 pub use crate::delta::{Change, Limits, parse_counter};
-use crate::id::SessionId;
+use crate::id::{SessionHandle, SessionId};
 pub use crate::record::{Attributes, Record, Version};
 
 /// Keeps sessions. A store carries values in and out and decides nothing: what a request's changes amount to is decided before
@@ -36,7 +39,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// never "absent".
     fn load(&self, id: &SessionId) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
 
-    /// Applies a commit in one atomic step, all checks before the first write.
+    /// Applies a commit in one atomic step, all checks before the first write. A session whose principal is logged in by it, or
+    /// that moves or ends, is entered into, moved in or taken from the list of its principal in the same step.
+    ///
+    /// If the commit asks to be durable, the store waits until a replica has it, and says in the reply whether one has: before
+    /// the deadline, since what was applied must be told.
     ///
     /// In this order: a commit ID that was applied before returns its recorded reply; then the deadline, existence, the version that
     /// the request has seen, conditions, counters, limits; then the writes. Of the replies only [`Reply::Applied`] is recorded.
@@ -45,6 +52,21 @@ pub trait SessionStore: Send + Sync + 'static {
     ///
     /// An error leaves open whether the commit was applied.
     fn commit(&self, commit: &Commit) -> impl Future<Output = Result<Reply, StoreError>> + Send;
+
+    /// The live sessions of a principal, those that logged in first first. None is missing and none is dead, at one moment
+    /// between call and answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    fn sessions_of(&self, principal: &str) -> impl Future<Output = Result<Vec<Listed>, StoreError>> + Send;
+
+    /// Ends sessions of a principal in one atomic step, as if each were destroyed. Durable: waits until a replica has it.
+    ///
+    /// # Errors
+    ///
+    /// An error leaves open whether it was applied.
+    fn revoke(&self, revocation: &Revocation) -> impl Future<Output = Result<Revoked, StoreError>> + Send;
 
     /// Prolongs a session to its full idle timeout, within its absolute timeout. Does nothing to one that is gone.
     ///
@@ -72,6 +94,17 @@ pub enum Loaded {
         /// The ID that replaced it.
         successor: Option<SessionId>,
     },
+}
+
+/// A session in the list of its principal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Names it.
+    pub handle: SessionHandle,
+    /// When its principal logged in, by the clock of the store.
+    pub logged_in_on: SystemTime,
+    /// What it holds.
+    pub record: Record,
 }
 
 /// How long a tombstone lasts: longer than any request that loaded the session before it ended.
@@ -141,6 +174,8 @@ pub(crate) trait ErasedStore: Send + Sync + 'static {
     fn load<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Loaded, StoreError>>;
     fn commit<'a>(&'a self, commit: &'a Commit) -> BoxFuture<'a, Result<Reply, StoreError>>;
     fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn sessions_of<'a>(&'a self, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
+    fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>>;
     fn available(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -155,6 +190,14 @@ impl<S: SessionStore> ErasedStore for S {
 
     fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(SessionStore::touch(self, id))
+    }
+
+    fn sessions_of<'a>(&'a self, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
+        Box::pin(SessionStore::sessions_of(self, principal))
+    }
+
+    fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>> {
+        Box::pin(SessionStore::revoke(self, revocation))
     }
 
     fn available(&self) -> BoxFuture<'_, ()> {
