@@ -81,3 +81,6 @@ mod telemetry; // what the layer says about itself
 mod debug; // what values show of themselves: nothing secret
 
 pub mod store; // where sessions are kept
+
+#[cfg(any(test, feature = "test-util"))]
+pub mod test_util; // for tests of stores

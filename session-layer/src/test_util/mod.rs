@@ -1,0 +1,3 @@
+//! For tests of stores and of what is built on them (feature `test-util`).
+
+pub mod history;
