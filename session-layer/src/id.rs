@@ -117,6 +117,11 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
+    #[cfg(feature = "redis")]
+    pub(crate) fn new(shard: [u8; SessionId::SHARD_LEN], digest: [u8; 32]) -> Self {
+        Self { shard, digest }
+    }
+
     /// The shard tag of the session's ID.
     pub fn shard(&self) -> [u8; SessionId::SHARD_LEN] {
         self.shard

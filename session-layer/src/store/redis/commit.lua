@@ -7,6 +7,8 @@
 
 local known = redis.pcall('GET', KEYS[2])
 if type(known) == 'string' then
+  -- Written again, so that whoever waits for a replica has something to wait for.
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
   return known
 end
 
@@ -23,8 +25,9 @@ local seen = tonumber(ARGV[5])
 local most_attributes, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local clear = ARGV[8] == '1'
 local created, idle, absolute, principal, successor = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
-local conditions = tonumber(ARGV[14])
-local first_condition = 15
+local index_prefix, most_sessions, evict = ARGV[14], tonumber(ARGV[15]), ARGV[16] == '1'
+local conditions = tonumber(ARGV[17])
+local first_condition = 18
 local first_change = first_condition + 2 * conditions
 
 -- A number as we write them; nothing else, and nothing that a double does not hold exactly.
@@ -106,6 +109,7 @@ else
   end
 end
 
+local principal_before = old['@p'] or nil
 local fresh = action == 'create' or action == 'replace'
 if fresh then
   old, attributes, bytes, version = {}, 0, 0, 0
@@ -166,9 +170,64 @@ if bytes > most_bytes then
   return 'LR'
 end
 
+-- The list of a principal's sessions: a sorted set of their keys, by when the principal logged in.
+
+local logs_in = (fresh or action == 'login') and principal ~= ''
+local listed_under = principal_before
+if fresh or logs_in then
+  listed_under = principal ~= '' and principal or nil
+end
+local index = listed_under and index_prefix .. listed_under
+
+local function is_alive(key)
+  return redis.pcall('HEXISTS', key, '@c') == 1
+end
+
+local evicted = {}
+if logs_in and most_sessions then
+  local others = {}
+  for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+    if other ~= KEYS[1] and is_alive(other) then
+      others[#others + 1] = other
+    end
+  end
+  for i = 1, #others + 1 - most_sessions do
+    if not evict then
+      return 'S'
+    end
+    evicted[i] = others[i]
+  end
+end
+
 -- All checks are done; from here on everything is written.
 
+for _, other in ipairs(evicted) do
+  redis.call('DEL', other)
+  redis.call('HSET', other, '@t', '')
+  redis.call('PEXPIRE', other, tombstone_lifetime)
+  redis.call('ZREM', index, other)
+end
+
+local since = micros
+if KEYS[3] and principal_before then
+  if not fresh and not logs_in then
+    since = tonumber(redis.call('ZSCORE', index, KEYS[1]) or since)
+  end
+  redis.call('ZREM', index_prefix .. principal_before, KEYS[1])
+end
+if logs_in then
+  -- Sessions that expired are still listed. Each login clears more of them away than it adds.
+  for _, other in ipairs(redis.call('ZRANGE', index, 0, 7)) do
+    if not is_alive(other) then
+      redis.call('ZREM', index, other)
+    end
+  end
+end
+
 local key = KEYS[3] or KEYS[1]
+if index and action ~= 'apply' then
+  redis.call('ZADD', index, decimal(since), key)
+end
 if KEYS[3] then
   if fresh then
     redis.call('DEL', KEYS[1])
@@ -229,5 +288,12 @@ end
 in_chunks('HSET', key, set)
 
 redis.call('SET', KEYS[2], reply, 'PX', remember)
-redis.call('PEXPIRE', key, decimal(math.min(idle, ends and ends - millis or math.huge)))
+local lifetime = decimal(math.min(idle, ends and ends - millis or math.huge))
+redis.call('PEXPIRE', key, lifetime)
+if index then
+  -- As long as the longest of its sessions: without a limit so far, or with a shorter one.
+  if redis.call('PEXPIRE', index, lifetime, 'NX') == 0 then
+    redis.call('PEXPIRE', index, lifetime, 'GT')
+  end
+end
 return reply

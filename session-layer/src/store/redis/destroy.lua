@@ -3,10 +3,12 @@
 --
 -- KEYS  1 the session  2 the reply to this commit, if it was applied before
 -- ARGV  1 deadline in microseconds of Redis' clock  2 how long to remember the reply  3 how long the tombstone lasts, both in
---       milliseconds  4 the version that the request has seen, or nothing
+--       milliseconds  4 the version that the request has seen, or nothing  5 what the key of a principal's list starts with
 
 local known = redis.pcall('GET', KEYS[2])
 if type(known) == 'string' then
+  -- Written again, so that whoever waits for a replica has something to wait for.
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
   return known
 end
 
@@ -21,7 +23,7 @@ local function whole(text)
   return number and number <= 9007199254740991 and number or nil
 end
 
-local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a', '@v', '@s', '@t')
+local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a', '@v', '@s', '@t', '@p')
 if old.err then
   return 'N' -- some other type: no session is here
 end
@@ -40,6 +42,9 @@ end
 -- All checks are done; from here on everything is written.
 
 redis.call('DEL', KEYS[1])
+if old[7] then
+  redis.call('ZREM', ARGV[5] .. old[7], KEYS[1])
+end
 redis.call('HSET', KEYS[1], '@t', '')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local reply = 'A' .. old[4]

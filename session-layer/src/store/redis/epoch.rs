@@ -1,7 +1,6 @@
-//! The time between finding a master and leaving it: one connection, and what was learned over it.
+//! The time between finding a master and leaving it: its connections, and what was learned over them.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::connection::{CallError, Connection, Lost, within};
+use super::durable::Durable;
 use super::scripts::Script;
 use super::url::{Address, Login};
 
@@ -25,18 +25,37 @@ pub(super) struct Epoch {
     pub(super) connection: Connection,
     /// The SHA-1 of each script, as the server gave it.
     digests: [Value; Script::ALL.len()],
+    /// The connection for commits that replicas must have, if any must.
+    durable: Option<Durable>,
     clock: Mutex<Clock>,
-    /// Why this master is to be left, as a command found out.
-    leaving: Mutex<Option<String>>,
-    left: Notify,
+    exit: Arc<Exit>,
     /// A command found reason to ask the sentinels.
     pub(super) suspicious: Notify,
     had_replicas: AtomicBool,
 }
 
+/// Why a master is to be left, as a command found out.
+#[derive(Default)]
+struct Exit {
+    reason: Mutex<Option<String>>,
+    found: Notify,
+}
+
+impl Exit {
+    fn take(&self, reason: &CallError) {
+        lock(&self.reason).get_or_insert_with(|| reason.to_string());
+        self.found.notify_one();
+    }
+}
+
 impl Epoch {
-    /// Connects to a server and checks that it can be used as the master.
-    pub(super) async fn open(server: &Address, login: &Login, database: u8) -> Result<(Self, Lost), CallError> {
+    /// Connects to a server and checks that it can be used as the master. `replicas` is how many must have a durable commit.
+    pub(super) async fn open(
+        server: &Address,
+        login: &Login,
+        database: u8,
+        replicas: u32,
+    ) -> Result<(Self, Lost), CallError> {
         let opened = Connection::open(server, login, database, RespVersion::RESP3).await;
         let (connection, lost) = opened.map_err(explain)?;
         if let Some(version) = connection.server_version()
@@ -48,14 +67,19 @@ impl Epoch {
             server: server.clone(),
             connection,
             digests: std::array::from_fn(|_| Value::Null),
+            durable: None,
             clock: Mutex::new(Clock::new()),
-            leaving: Mutex::default(),
-            left: Notify::new(),
+            exit: Arc::default(),
             suspicious: Notify::new(),
             had_replicas: AtomicBool::new(false),
         };
         epoch.check_role().await?;
         epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
+        if replicas > 0 {
+            let (connection, _) = Connection::open(server, login, database, RespVersion::RESP3).await.map_err(explain)?;
+            let exit = Arc::clone(&epoch.exit);
+            epoch.durable = Some(Durable::start(connection, replicas, move |error| exit.take(&error)));
+        }
         Ok((epoch, lost))
     }
 
@@ -68,7 +92,7 @@ impl Epoch {
         })
         .await?;
         let micros = read_time(&time).ok_or_else(|| CallError::Server("TIME has an unknown form".to_owned()))?;
-        self.lock(&self.clock).sample(micros, sent, Instant::now());
+        lock(&self.clock).sample(micros, sent, Instant::now());
         match read_role(&role) {
             Some(("master", replicas)) => {
                 self.had_replicas.fetch_or(replicas > 0, Ordering::Relaxed);
@@ -113,6 +137,28 @@ impl Epoch {
         }
     }
 
+    /// Runs a script whose writes must be on replicas before they count, and tells whether they are.
+    pub(super) async fn run_durable(
+        &self,
+        script: Script,
+        deadline: Instant,
+        arguments: impl Fn() -> Vec<Value>,
+    ) -> Result<(Frame, bool), CallError> {
+        let Some(durable) = &self.durable else { return self.run(script, arguments).await.map(|frame| (frame, true)) };
+        let call = || {
+            let mut arguments = arguments();
+            arguments.insert(0, self.digests[script as usize].clone());
+            durable.run(arguments, deadline)
+        };
+        match call().await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                self.load_scripts().await?;
+                call().await
+            }
+            answer => answer,
+        }
+    }
+
     async fn load_scripts(&self) -> Result<[Value; Script::ALL.len()], CallError> {
         let mut digests = std::array::from_fn(|_| Value::Null);
         for (digest, script) in digests.iter_mut().zip(Script::ALL) {
@@ -127,34 +173,41 @@ impl Epoch {
 
     /// What Redis' clock is known to be.
     pub(super) fn clock(&self) -> Clock {
-        self.lock(&self.clock).clone()
+        lock(&self.clock).clone()
     }
 
     /// A moment in microseconds of Redis' clock.
     pub(super) fn redis_micros(&self, moment: Instant) -> u64 {
-        self.lock(&self.clock).redis_micros(moment)
+        lock(&self.clock).redis_micros(moment)
     }
 
     /// A command found that this server is not to be used any more.
     pub(super) fn leave(&self, reason: &CallError) {
-        self.lock(&self.leaving).get_or_insert_with(|| reason.to_string());
-        self.left.notify_one();
+        self.exit.take(reason);
     }
 
     /// Resolves when a command has found that.
     pub(super) async fn left(&self) -> String {
         loop {
-            if let Some(reason) = self.lock(&self.leaving).clone() {
+            if let Some(reason) = lock(&self.exit.reason).clone() {
                 return reason;
             }
-            self.left.notified().await;
+            self.exit.found.notified().await;
         }
     }
 
-    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> std::sync::MutexGuard<'a, T> {
-        // Nothing panics between changes that belong together.
-        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Drops the connections, and with them what is on its way.
+    pub(super) fn close(&self) {
+        self.connection.close();
+        if let Some(durable) = &self.durable {
+            durable.close();
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics between changes that belong together.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn explain(error: CallError) -> CallError {

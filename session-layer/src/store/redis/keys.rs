@@ -1,14 +1,14 @@
 //! Names of keys and reserved fields.
 //!
 //! `{prefix}:{shard}:…` with the shard tag in braces, as Redis Cluster's hash tag: all keys that one script touches lie in one
-//! slot. A key holds the SHA-256 of the ID, never the ID.
+//! slot. A key holds the SHA-256 of the ID, never the ID. The list of a principal's sessions lies elsewhere.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use crate::commit::CommitId;
-use crate::id::SessionId;
+use crate::id::{SessionHandle, SessionId};
 
 // Reserved fields of a session's HASH; no attribute name starts with `@`. The scripts know them too.
 
@@ -40,16 +40,45 @@ impl Keys {
 
     /// Where a session is.
     pub(super) fn session(&self, id: &SessionId) -> Bytes {
-        self.key(id, &id.digest())
+        self.listed(&id.handle())
+    }
+
+    /// The same, for a session of which only the handle is known.
+    pub(super) fn listed(&self, session: &SessionHandle) -> Bytes {
+        self.key(session.shard(), session.digest())
+    }
+
+    /// Which session a key belongs to.
+    pub(super) fn handle(&self, key: &[u8]) -> Option<SessionHandle> {
+        let rest = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":{")?;
+        let (shard, digest) = (rest.get(..4)?, rest.get(4..)?.strip_prefix(b"}:")?);
+        let shard = u16::from_str_radix(std::str::from_utf8(shard).ok()?, 16).ok()?.to_be_bytes();
+        Some(SessionHandle::new(shard, URL_SAFE_NO_PAD.decode(digest).ok()?.try_into().ok()?))
     }
 
     /// Where the reply to a commit is remembered.
     pub(super) fn commit(&self, id: &SessionId, commit: &CommitId) -> Bytes {
-        self.key(id, &commit.0)
+        self.key(id.shard(), &commit.0)
     }
 
-    fn key(&self, id: &SessionId, name: &[u8]) -> Bytes {
-        let [high, low] = id.shard();
+    /// What the key of a principal's list starts with; the principal follows.
+    pub(super) fn principals(&self) -> Bytes {
+        format!("{}:principal:", self.prefix).into()
+    }
+
+    /// Where the list of a principal's sessions is.
+    pub(super) fn principal(&self, principal: &str) -> Bytes {
+        [&self.principals(), principal.as_bytes()].concat().into()
+    }
+
+    /// Where the reply to a revocation is remembered.
+    pub(super) fn revocation(&self, revocation: &CommitId) -> Bytes {
+        let mut key = format!("{}:revocation:", self.prefix);
+        URL_SAFE_NO_PAD.encode_string(revocation.0, &mut key);
+        key.into()
+    }
+
+    fn key(&self, [high, low]: [u8; 2], name: &[u8]) -> Bytes {
         let mut key = format!("{}:{{{high:02x}{low:02x}}}:", self.prefix);
         URL_SAFE_NO_PAD.encode_string(name, &mut key);
         key.into()
@@ -72,6 +101,8 @@ mod tests {
         // With its header it still fits what Redis' allocator hands out for 64 bytes.
         assert_eq!(key.len(), 58);
         assert_eq!(keys.commit(&id, &CommitId([0; 16])), "session:{ab0c}:AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(keys.handle(key.as_bytes()), Some(id.handle()));
+        assert_eq!(keys.handle(b"session:{ab0c}:short"), None);
         assert!(keys.session(&id.successor()).starts_with(b"session:{ab0c}:"));
     }
 }

@@ -1,7 +1,7 @@
 //! Sessions in Redis: one HASH per session, one script per commit.
 //!
 //! The only place that names the Redis client. In the order of a command's life: where Redis is (`url`), who leads
-//! (`topology`, `sentinel`, `watchdog`), the connection to it (`epoch`, `connection`, `clock`), what is asked (`keys`, `scripts`),
+//! (`topology`, `sentinel`, `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`), what is asked (`keys`, `scripts`),
 //! what it answers (`reply`).
 
 use std::fmt;
@@ -11,13 +11,13 @@ use fred::types::Value;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::{Loaded, SessionStore, StoreError};
-use crate::commit::{Commit, Reply};
+use super::{Listed, Loaded, SessionStore, StoreError};
+use crate::commit::{Commit, Reply, Revocation, Revoked};
 use crate::id::SessionId;
 use crate::layer::ConfigError;
 
 mod url;
-use url::RedisUrl;
+use url::{RedisUrl, Servers};
 
 mod topology;
 use topology::Master;
@@ -31,6 +31,8 @@ use epoch::Epoch;
 
 mod connection;
 use connection::CallError;
+
+mod durable;
 
 mod clock;
 
@@ -85,6 +87,7 @@ impl Drop for Inner {
 pub struct RedisStoreBuilder {
     url: String,
     key_prefix: String,
+    durable_replicas: Option<u32>,
 }
 
 impl RedisStore {
@@ -96,7 +99,7 @@ impl RedisStore {
     ///
     /// What has a meaning in a URL (`@ : / ? # %`) is written as `%` and two hexadecimal digits in a password.
     pub fn builder(url: &str) -> RedisStoreBuilder {
-        RedisStoreBuilder { url: url.to_owned(), key_prefix: "session".to_owned() }
+        RedisStoreBuilder { url: url.to_owned(), key_prefix: "session".to_owned(), durable_replicas: None }
     }
 
     /// Whether there is a master at this moment. It says nothing about the next one.
@@ -165,15 +168,39 @@ impl SessionStore for RedisStore {
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
         let epoch = self.epoch()?;
+        let script = scripts::script(commit);
         let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.redis_micros(commit.deadline));
-        let answer = self.attempt(&epoch, epoch.run(scripts::script(commit), arguments)).await?;
-        reply::committed(answer, commit)
+        if !commit.durable {
+            let answer = self.attempt(&epoch, epoch.run(script, arguments)).await?;
+            return reply::committed(answer, commit);
+        }
+        let call = epoch.run_durable(script, commit.deadline, arguments);
+        let (answer, on_replicas) = self.attempt(&epoch, call).await?;
+        Ok(match reply::committed(answer, commit)? {
+            Reply::Applied { version, counters, .. } => Reply::Applied { version, counters, confirmed: on_replicas },
+            reply => reply,
+        })
+    }
+
+    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        let epoch = self.epoch()?;
+        let keys = &self.inner.keys;
+        let answer = self.attempt(&epoch, epoch.run(Script::List, || scripts::listing(keys, principal))).await?;
+        reply::listed(answer, keys, &epoch.clock())
+    }
+
+    async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
+        let epoch = self.epoch()?;
+        let deadline = revocation.deadline;
+        let arguments = || scripts::revoking(&self.inner.keys, revocation, epoch.redis_micros(deadline));
+        let call = epoch.run_durable(Script::Revoke, deadline, arguments);
+        let (answer, confirmed) = self.attempt(&epoch, call).await?;
+        Ok(Revoked { ended: reply::revoked(&answer)?, confirmed })
     }
 
     async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
         let epoch = self.epoch()?;
-        let key = Value::Bytes(self.inner.keys.session(id));
-        let arguments = || vec![Value::from_static_str("1"), key.clone()];
+        let arguments = || scripts::touching(&self.inner.keys, id);
         self.attempt(&epoch, epoch.run(Script::Touch, arguments)).await.map(drop)
     }
 
@@ -204,6 +231,14 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// How many replicas must have a login, logout or revocation before it counts (`WAIT`). Default: 1 with sentinels, so that a
+    /// failover undoes none that was answered; 0 with one server, where there is nobody to fail over to. Each costs these
+    /// requests a round trip from the master to its replicas.
+    pub fn durable_replicas(mut self, replicas: u32) -> Self {
+        self.durable_replicas = Some(replicas);
+        self
+    }
+
     /// Makes the store, which starts to connect; does not wait for it.
     ///
     /// # Errors
@@ -220,7 +255,11 @@ impl RedisStoreBuilder {
             return Err(ConfigError::new("url", "needs a Tokio runtime to connect; call `build` inside one"));
         };
         let master = Arc::new(Master::new(None));
-        let task = runtime.spawn(topology::keep_connected(url, Arc::clone(&master))).abort_handle();
+        let replicas = self.durable_replicas.unwrap_or(match url.servers {
+            Servers::Standalone(_) => 0,
+            Servers::Sentinel { .. } => 1,
+        });
+        let task = runtime.spawn(topology::keep_connected(url, replicas, Arc::clone(&master))).abort_handle();
         Ok(RedisStore { inner: Arc::new(Inner { keys: Keys::new(&self.key_prefix), master, task }) })
     }
 }

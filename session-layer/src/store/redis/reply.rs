@@ -7,13 +7,13 @@ use bytes::Bytes;
 use fred::types::Resp3Frame as Frame;
 
 use super::clock::Clock;
-use super::keys;
+use super::keys::{self, Keys};
 use crate::commit::{Commit, Reply};
 use crate::delta::Change;
 use crate::error::Limit;
 use crate::id::SessionId;
 use crate::record::{Attributes, Record, Version};
-use crate::store::{Loaded, StoreError};
+use crate::store::{Listed, Loaded, StoreError};
 
 /// The largest number that the scripts, whose numbers are doubles, take for one.
 const MAX_WHOLE: u64 = (1 << 53) - 1;
@@ -43,12 +43,55 @@ pub(super) fn loaded(fields: Frame, ttl: Frame, clock: &Clock) -> Result<Loaded,
     }
 }
 
+/// What the list of a principal says: key, time of login, fields and time to live of each session.
+pub(super) fn listed(frame: Frame, keys: &Keys, clock: &Clock) -> Result<Vec<Listed>, StoreError> {
+    let Frame::Array { data: sessions, .. } = frame else { return Err(malformed("a list")) };
+    let mut listed = Vec::with_capacity(sessions.len());
+    for session in sessions {
+        let Frame::Array { data, .. } = session else { return Err(malformed("a list")) };
+        let [Frame::BlobString { data: key, .. }, since, fields, ttl] = <[Frame; 4]>::try_from(data).map_err(|_| malformed("a list"))?
+        else {
+            return Err(malformed("a list"));
+        };
+        // Redis writes such a time as 1.7e+15.
+        let Frame::BlobString { data: since, .. } = since else { return Err(malformed("a list")) };
+        let since = text(&since).and_then(|since| since.parse::<f64>().ok()).ok_or_else(|| malformed("a list"))?;
+        let handle = keys.handle(&key).ok_or_else(|| malformed("a list"))?;
+        // One spoilt session does not spoil the list; its browser is told that it is gone as well.
+        if let Ok(Loaded::Alive(record)) = loaded(fields, ttl, clock) {
+            listed.push(Listed { handle, logged_in_on: clock.system_time((since / 1000.0) as u64), record });
+        }
+    }
+    Ok(listed)
+}
+
+/// What a revocation says: how many sessions it ended.
+pub(super) fn revoked(frame: &Frame) -> Result<usize, StoreError> {
+    let Frame::BlobString { data: reply, .. } = frame else { return Err(malformed("a revocation")) };
+    match reply.split_first() {
+        Some((b'V', count)) => {
+            text(count).and_then(|count| count.parse().ok()).ok_or_else(|| malformed("a revocation"))
+        }
+        Some((b'T', _)) => Err(StoreError::unavailable("the revocation reached Redis after its deadline")),
+        _ => Err(malformed("a revocation")),
+    }
+}
+
 fn pairs(frame: Frame) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
     let text = |frame: Frame| match frame {
         Frame::BlobString { data, .. } | Frame::SimpleString { data, .. } => Ok(data),
         _ => Err(malformed("HGETALL")),
     };
     match frame {
+        // Out of a script, where everything is RESP2.
+        Frame::Array { data, .. } => {
+            let mut pairs = Vec::with_capacity(data.len() / 2);
+            let mut data = data.into_iter();
+            while let (Some(name), Some(value)) = (data.next(), data.next()) {
+                pairs.push((text(name)?, text(value)?));
+            }
+            Ok(pairs)
+        }
         Frame::Map { data, .. } => data.into_iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect(),
         _ => Err(malformed("HGETALL")),
     }
@@ -137,6 +180,7 @@ pub(super) fn committed(frame: Frame, commit: &Commit) -> Result<Reply, StoreErr
             let name = text(rest).and_then(|index| nth(index, commit.changes.keys()));
             Ok(Reply::NotACounter(name.ok_or_else(|| malformed("a commit"))?))
         }
+        (b'S', _) => Ok(Reply::TooManySessions),
         (b'L', b"A") => Ok(Reply::Limit(Limit::Attributes)),
         (b'L', b"R") => Ok(Reply::Limit(Limit::Record)),
         (b'O', _) => Ok(Reply::Occupied),
@@ -156,7 +200,7 @@ fn applied(rest: &[u8], commit: &Commit) -> Result<Reply, StoreError> {
             counters.insert(name.clone(), value);
         }
     }
-    Ok(Reply::Applied { version: Version(version), counters })
+    Ok(Reply::Applied { version: Version(version), counters, confirmed: true })
 }
 
 /// `index-` or `index+bytes`.

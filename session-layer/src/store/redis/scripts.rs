@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use super::keys::Keys;
-use crate::commit::{Action, Commit, Renewal, Start};
+use crate::commit::{AboveLimit, Action, Commit, Renewal, Revocation, Revoke, Start};
 use crate::delta::Change;
 use crate::id::SessionId;
 use crate::store::TOMBSTONE_LIFETIME;
@@ -17,16 +17,20 @@ pub(super) enum Script {
     Commit,
     Destroy,
     Touch,
+    List,
+    Revoke,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 3] = [Self::Commit, Self::Destroy, Self::Touch];
+    pub(super) const ALL: [Self; 5] = [Self::Commit, Self::Destroy, Self::Touch, Self::List, Self::Revoke];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Commit => include_str!("commit.lua"),
             Self::Destroy => include_str!("destroy.lua"),
             Self::Touch => include_str!("touch.lua"),
+            Self::List => include_str!("list.lua"),
+            Self::Revoke => include_str!("revoke.lua"),
         }
     }
 }
@@ -55,6 +59,7 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Valu
         arguments.number(remember);
         arguments.number(millis(TOMBSTONE_LIFETIME));
         arguments.optional(commit.seen.map(|seen| seen.0));
+        arguments.bytes(keys.principals());
         return arguments.0;
     }
     let kind = Kind::of(&commit.action);
@@ -77,6 +82,9 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Valu
     arguments.optional(kind.absolute_timeout.map(millis));
     arguments.bytes(kind.principal.unwrap_or_default().to_owned());
     arguments.bytes(kind.successor.map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.as_bytes())));
+    arguments.bytes(keys.principals());
+    arguments.optional(commit.sessions.map(|limit| limit.most as u64));
+    arguments.number(commit.sessions.is_some_and(|limit| limit.above == AboveLimit::EvictOldest).into());
     arguments.number(commit.conditions.len() as u64);
     for (name, expected) in &commit.conditions {
         arguments.bytes(name.clone());
@@ -95,6 +103,42 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Valu
         arguments.bytes(name.clone());
         arguments.bytes(value);
     }
+    arguments.0
+}
+
+/// The same for a prolongation.
+pub(super) fn touching(keys: &Keys, id: &SessionId) -> Vec<Value> {
+    let mut arguments = Arguments(Vec::with_capacity(3));
+    arguments.number(1);
+    arguments.bytes(keys.session(id));
+    arguments.bytes(keys.principals());
+    arguments.0
+}
+
+/// The same for the list of a principal's sessions.
+pub(super) fn listing(keys: &Keys, principal: &str) -> Vec<Value> {
+    let mut arguments = Arguments(Vec::with_capacity(2));
+    arguments.number(1);
+    arguments.bytes(keys.principal(principal));
+    arguments.0
+}
+
+/// The same for a revocation.
+pub(super) fn revoking(keys: &Keys, revocation: &Revocation, deadline: u64) -> Vec<Value> {
+    let (which, session) = match &revocation.which {
+        Revoke::One(session) => ("one", keys.listed(session)),
+        Revoke::Others(session) => ("others", keys.listed(session)),
+        Revoke::All => ("all", Bytes::new()),
+    };
+    let mut arguments = Arguments(Vec::with_capacity(8));
+    arguments.number(2);
+    arguments.bytes(keys.principal(&revocation.principal));
+    arguments.bytes(keys.revocation(&revocation.id));
+    arguments.number(deadline);
+    arguments.number(millis(revocation.remember).max(1));
+    arguments.number(millis(TOMBSTONE_LIFETIME));
+    arguments.text(which);
+    arguments.bytes(session);
     arguments.0
 }
 
@@ -181,7 +225,9 @@ mod tests {
         // Without a shebang a script would be stopped in the middle. A logout and a touch need no memory.
         assert!(Script::Commit.text().starts_with("#!lua\n"));
         assert!(Script::Destroy.text().starts_with("#!lua flags=allow-oom\n"));
-        assert!(Script::Touch.text().starts_with("#!lua flags=allow-oom\n"));
+        for script in [Script::Touch, Script::List, Script::Revoke] {
+            assert!(script.text().starts_with("#!lua flags=allow-oom\n"), "{script:?}");
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ const SECOND_THOUGHTS: Duration = Duration::from_millis(100);
 const SHORT: Duration = Duration::from_millis(500);
 
 /// Never ends; drop it to stop.
-pub(super) async fn keep_connected(url: RedisUrl, master: Arc<Master>) {
-    let topology = Topology::new(url);
+pub(super) async fn keep_connected(url: RedisUrl, durable_replicas: u32, master: Arc<Master>) {
+    let topology = Topology::new(url, durable_replicas);
     let mut last = None;
     loop {
         let (epoch, lost) = topology.connect(last.as_ref()).await;
@@ -35,7 +35,7 @@ pub(super) async fn keep_connected(url: RedisUrl, master: Arc<Master>) {
         let reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref()).await;
         // First no new attempt, then no old one: whatever is on its way is answered by this, and cannot be sent any more.
         master.send_replace(None);
-        epoch.connection.close();
+        epoch.close();
         telemetry::left(&epoch.server, &reason);
         last = Some(epoch.server.clone());
         drop(epoch);
@@ -47,16 +47,17 @@ pub(super) async fn keep_connected(url: RedisUrl, master: Arc<Master>) {
 
 struct Topology {
     url: RedisUrl,
+    durable_replicas: u32,
     sentinels: Option<Sentinels>,
 }
 
 impl Topology {
-    fn new(url: RedisUrl) -> Self {
+    fn new(url: RedisUrl, durable_replicas: u32) -> Self {
         let sentinels = match &url.servers {
             Servers::Standalone(_) => None,
             Servers::Sentinel { sentinels, master } => Some(Sentinels::new(sentinels.clone(), master)),
         };
-        Self { url, sentinels }
+        Self { url, durable_replicas, sentinels }
     }
 
     async fn connect(&self, last: Option<&Address>) -> (Epoch, Lost) {
@@ -76,7 +77,7 @@ impl Topology {
     }
 
     async fn open(&self, server: &Address) -> Result<(Epoch, Lost), String> {
-        let opened = Epoch::open(server, &self.url.login, self.url.database).await;
+        let opened = Epoch::open(server, &self.url.login, self.url.database, self.durable_replicas).await;
         opened.map_err(|error: CallError| format!("{server}: {error}"))
     }
 

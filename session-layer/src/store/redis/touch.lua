@@ -3,8 +3,9 @@
 -- say), and is left alone.
 --
 -- KEYS  1 the session
+-- ARGV  1 what the key of a principal's list starts with
 
-local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a')
+local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a', '@p')
 if old.err or not old[1] then
   return 0
 end
@@ -16,4 +17,9 @@ end
 if not left or left <= 0 then
   return 0
 end
-return redis.call('PEXPIRE', KEYS[1], string.format('%.0f', left))
+left = string.format('%.0f', left)
+if old[4] then
+  -- The list lives as long as the longest of its sessions.
+  redis.call('PEXPIRE', ARGV[1] .. old[4], left, 'GT')
+end
+return redis.call('PEXPIRE', KEYS[1], left)

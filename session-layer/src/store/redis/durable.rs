@@ -1,0 +1,162 @@
+//! Commits that a replica must have before they count: logins, logouts, revocations.
+//!
+//! `WAIT` waits for the writes of its own connection, and blocks it. So these commits have a connection to themselves, on which
+//! script and `WAIT` follow each other, and which everything else need not queue behind. Commits that come while a `WAIT` is under
+//! way are sent together when it is over, and share the next one.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use fred::types::{Resp3Frame as Frame, Value};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::connection::{CallError, Connection, within};
+
+/// How long one `WAIT` waits. Shorter than the watchdog's patience; as often as needed.
+const SLICE: Duration = Duration::from_millis(200);
+/// How much longer than that its answer may take before the connection counts as dead.
+const GRACE: Duration = Duration::from_millis(700);
+/// When to stop waiting before the deadline: what was applied must still be told.
+const MARGIN: Duration = Duration::from_millis(300);
+
+/// What a durable commit brings back: the script's answer, and whether enough replicas have it.
+pub(super) type Answer = Result<(Frame, bool), CallError>;
+
+/// The connection for durable commits, and its queue.
+pub(super) struct Durable {
+    queue: mpsc::UnboundedSender<Job>,
+    task: AbortHandle,
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct Job {
+    /// As for `EVALSHA`, from the digest on.
+    arguments: Vec<Value>,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A commit that was applied, and whether a replica has it is not known yet.
+struct Applied {
+    frame: Frame,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Durable {
+    /// `silent` is told when the connection turns out to be dead.
+    pub(super) fn start(connection: Connection, replicas: u32, silent: impl Fn(CallError) + Send + 'static) -> Self {
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let task = tokio::spawn(async move {
+            if let Err(error) = work(&connection, jobs, replicas).await {
+                silent(error);
+            }
+        });
+        Self { queue, task: task.abort_handle() }
+    }
+
+    /// Drops the connection and what is queued.
+    pub(super) fn close(&self) {
+        self.task.abort();
+    }
+
+    /// One attempt. Dropping it does not take back what was sent.
+    pub(super) async fn run(&self, arguments: Vec<Value>, deadline: Instant) -> Answer {
+        let gone = || CallError::Lost("the connection for durable commits is gone".to_owned());
+        let (answer, receiver) = oneshot::channel();
+        self.queue.send(Job { arguments, deadline, answer }).map_err(|_| gone())?;
+        receiver.await.map_err(|_| gone())?
+    }
+}
+
+/// Ends when the queue is closed, or the connection is dead.
+async fn work(
+    connection: &Connection,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    replicas: u32,
+) -> Result<(), CallError> {
+    let mut applied: Vec<Applied> = Vec::new();
+    let mut batch = Vec::new();
+    loop {
+        if applied.is_empty() {
+            if jobs.recv_many(&mut batch, MAX_BATCH).await == 0 {
+                return Ok(());
+            }
+        } else {
+            while batch.len() < MAX_BATCH
+                && let Ok(job) = jobs.try_recv()
+            {
+                batch.push(job);
+            }
+        }
+        // Whoever asked has gone: what was not sent yet, is not sent.
+        batch.retain(|job| !job.answer.is_closed());
+        let round = within(SLICE + GRACE, round(connection, &batch, replicas));
+        let (frames, acknowledged) = round.await?;
+        for (job, frame) in batch.drain(..).zip(frames) {
+            let Job { deadline, answer, .. } = job;
+            match frame {
+                Ok(frame) => applied.push(Applied { frame, deadline, answer }),
+                // Nobody may be listening any more.
+                Err(error) => drop(answer.send(Err(error))),
+            }
+        }
+        let enough = acknowledged >= replicas;
+        let now = Instant::now();
+        let (done, waiting) =
+            applied.into_iter().partition::<Vec<_>, _>(|applied| enough || now + MARGIN >= applied.deadline);
+        applied = waiting;
+        for Applied { frame, answer, .. } in done {
+            drop(answer.send(Ok((frame, enough))));
+        }
+        applied.retain(|applied| !applied.answer.is_closed());
+    }
+}
+
+/// How many commits share a `WAIT` at most.
+const MAX_BATCH: usize = 256;
+
+/// Sends the scripts and a `WAIT` behind them in one go.
+async fn round(
+    connection: &Connection,
+    jobs: &[Job],
+    replicas: u32,
+) -> Result<(Vec<Result<Frame, CallError>>, u32), CallError> {
+    let number = |number: u128| Value::Bytes(number.to_string().into());
+    let wait = vec![number(replicas.into()), number(SLICE.as_millis())];
+    let scripts = async {
+        let calls = jobs.iter().map(|job| Box::pin(connection.call("EVALSHA", job.arguments.clone())));
+        all(calls.collect()).await
+    };
+    let (frames, wait) = tokio::join!(scripts, connection.call("WAIT", wait));
+    let Frame::Number { data: acknowledged, .. } = wait? else {
+        return Err(CallError::Server("WAIT has an unknown form".to_owned()));
+    };
+    Ok((frames, u32::try_from(acknowledged).unwrap_or(0)))
+}
+
+/// Waits for all of them; the first poll hands them over in their order.
+async fn all<F: Future + Unpin>(mut calls: Vec<F>) -> Vec<F::Output> {
+    let mut answers: Vec<_> = calls.iter().map(|_| None).collect();
+    std::future::poll_fn(move |cx| {
+        let mut pending = false;
+        for (call, answer) in calls.iter_mut().zip(&mut answers) {
+            if answer.is_none() {
+                match Pin::new(call).poll(cx) {
+                    Poll::Ready(ready) => *answer = Some(ready),
+                    Poll::Pending => pending = true,
+                }
+            }
+        }
+        if pending { Poll::Pending } else { Poll::Ready(answers.drain(..).flatten().collect()) }
+    })
+    .await
+}
