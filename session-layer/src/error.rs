@@ -143,11 +143,9 @@ impl SessionError {
     pub fn status(&self) -> StatusCode {
         match self.kind {
             Kind::Unavailable | Kind::Busy | Kind::NotDurable => StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Gone
-            | Kind::RolledBack
-            | Kind::NotACounter(_)
-            | Kind::Contended(_)
-            | Kind::TooManySessions => StatusCode::CONFLICT,
+            Kind::Gone | Kind::RolledBack | Kind::NotACounter(_) | Kind::Contended(_) | Kind::TooManySessions => {
+                StatusCode::CONFLICT
+            }
             Kind::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::InvalidName | Kind::InvalidPrincipal | Kind::InvalidValue(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Unreadable(_) | Kind::TooLate | Kind::MissingLayer(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -94,8 +94,7 @@ impl Sessions {
             remember: self.config.budget * 4,
         };
         let deadline = revocation.deadline;
-        let revoked =
-            persist(store, &budget, &self.config.waiters, deadline, || store.revoke(&revocation)).await?;
+        let revoked = persist(store, &budget, &self.config.waiters, deadline, || store.revoke(&revocation)).await?;
         if revoked.confirmed { Ok(revoked.ended) } else { Err(SessionError::new(Kind::NotDurable)) }
     }
 }

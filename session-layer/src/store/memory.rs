@@ -8,9 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Listed, Loaded, SessionStore, StoreError, TOMBSTONE_LIFETIME, is_past};
-use crate::commit::{
-    AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, Start,
-};
+use crate::commit::{AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, Start};
 use crate::delta::{Change, Limits, counter_text, parse_counter};
 use crate::error::Limit;
 use crate::id::SessionId;
@@ -279,8 +277,7 @@ impl State {
     fn listed(&mut self, principal: &str, now: Instant) -> Vec<(Version, SessionId)> {
         let Some(sessions) = self.principals.get(principal) else { return Vec::new() };
         let alive = |id: &SessionId| self.entries.get(id).is_some_and(|entry| entry.until > now);
-        let mut listed: Vec<_> =
-            sessions.iter().filter(|(id, _)| alive(id)).map(|(id, since)| (*since, *id)).collect();
+        let mut listed: Vec<_> = sessions.iter().filter(|(id, _)| alive(id)).map(|(id, since)| (*since, *id)).collect();
         listed.sort_by_key(|(since, _)| *since);
         listed
     }

@@ -78,11 +78,7 @@ impl Durable {
 }
 
 /// Ends when the queue is closed, or the connection is dead.
-async fn work(
-    connection: &Connection,
-    mut jobs: mpsc::UnboundedReceiver<Job>,
-    replicas: u32,
-) -> Result<(), CallError> {
+async fn work(connection: &Connection, mut jobs: mpsc::UnboundedReceiver<Job>, replicas: u32) -> Result<(), CallError> {
     let mut applied: Vec<Applied> = Vec::new();
     let mut batch = Vec::new();
     loop {

@@ -1,7 +1,7 @@
 //! The time between finding a master and leaving it: its connections, and what was learned over them.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::types::{Resp3Frame as Frame, RespVersion, Value};
@@ -76,7 +76,8 @@ impl Epoch {
         epoch.check_role().await?;
         epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
         if replicas > 0 {
-            let (connection, _) = Connection::open(server, login, database, RespVersion::RESP3).await.map_err(explain)?;
+            let (connection, _) =
+                Connection::open(server, login, database, RespVersion::RESP3).await.map_err(explain)?;
             let exit = Arc::clone(&epoch.exit);
             epoch.durable = Some(Durable::start(connection, replicas, move |error| exit.take(&error)));
         }

@@ -49,7 +49,8 @@ pub(super) fn listed(frame: Frame, keys: &Keys, clock: &Clock) -> Result<Vec<Lis
     let mut listed = Vec::with_capacity(sessions.len());
     for session in sessions {
         let Frame::Array { data, .. } = session else { return Err(malformed("a list")) };
-        let [Frame::BlobString { data: key, .. }, since, fields, ttl] = <[Frame; 4]>::try_from(data).map_err(|_| malformed("a list"))?
+        let [Frame::BlobString { data: key, .. }, since, fields, ttl] =
+            <[Frame; 4]>::try_from(data).map_err(|_| malformed("a list"))?
         else {
             return Err(malformed("a list"));
         };
