@@ -58,6 +58,25 @@ pub struct Commit {
     pub remember: Duration,
 }
 
+impl Commit {
+    /// A commit without changes, conditions and limits, under a new ID; for what uses a store by itself, tests above all.
+    pub fn new(action: Action, deadline: Instant) -> Self {
+        Self {
+            id: CommitId::random(),
+            action,
+            clear: false,
+            changes: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+            seen: None,
+            limits: Limits::default(),
+            sessions: None,
+            durable: false,
+            deadline,
+            remember: Duration::from_secs(20),
+        }
+    }
+}
+
 /// How many sessions a principal may have, and what a login above that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionLimit {
@@ -77,7 +96,7 @@ pub enum AboveLimit {
 }
 
 /// Ends sessions of a principal.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Revocation {
     /// As [`Commit::id`].
     pub id: CommitId,

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::commit::{Commit, Renewal, Reply, Start};
+use crate::commit::{Commit, Renewal, Reply, Revocation, Start};
 use crate::session::Flushed;
 
 impl fmt::Debug for Commit {
@@ -47,17 +47,31 @@ impl fmt::Debug for Renewal {
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Applied { version, counters } => {
-                f.debug_struct("Applied").field("version", version).field("counters", &counters.len()).finish()
-            }
+            Self::Applied { version, counters, confirmed } => f
+                .debug_struct("Applied")
+                .field("version", version)
+                .field("counters", &counters.len())
+                .field("confirmed", confirmed)
+                .finish(),
             Self::Absent => f.write_str("Absent"),
             Self::Ended { successor } => f.debug_struct("Ended").field("successor", successor).finish(),
             Self::RolledBack => f.write_str("RolledBack"),
             Self::Conflict { name, .. } => f.debug_struct("Conflict").field("name", name).finish_non_exhaustive(),
             Self::NotACounter(name) => f.debug_tuple("NotACounter").field(name).finish(),
             Self::Limit(limit) => f.debug_tuple("Limit").field(limit).finish(),
+            Self::TooManySessions => f.write_str("TooManySessions"),
             Self::Occupied => f.write_str("Occupied"),
         }
+    }
+}
+
+impl fmt::Debug for Revocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Revocation")
+            .field("id", &self.id)
+            .field("which", &self.which)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 

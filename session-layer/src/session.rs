@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::attribute::{Named, Reads, Takes};
+use crate::commit::Seen;
 use crate::delta::{check_name, check_principal, check_value};
 use crate::error::{Kind, SessionError};
 use crate::id::{SessionHandle, SessionId};
@@ -101,6 +102,13 @@ impl<K> Session<K> {
     #[doc(alias = "is_new")]
     pub fn exists(&self) -> bool {
         self.slot.state().exists()
+    }
+
+    /// Whether the browser came with the ID of a session that was destroyed, revoked or renewed in the last minutes. It counts as no
+    /// session, and changes are refused with a conflict, since a late request must not start anew what was ended; logging in
+    /// works.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.slot.state().seen, Seen::Ended { .. })
     }
 
     /// When the session was created, to the millisecond; that of a new one is fixed when first asked.
@@ -198,9 +206,31 @@ impl<K> Session<K> {
     /// # Errors
     ///
     /// As a commit when the response is there: 503, 409, 413. The changes are then dropped, and an answer of this request that is
-    /// not itself 4xx or 5xx is replaced by that error.
+    /// not itself 4xx or 5xx is replaced by that error, unless the handler calls
+    /// [`forgive_failed_flush`](Self::forgive_failed_flush).
     pub async fn flush(&self) -> Result<Flushed, SessionError> {
         self.slot.flush().await.map(Flushed::from)
+    }
+
+    /// Says that the handler has dealt with a [`flush`](Self::flush) or [`update`](Self::update) of this request that failed, so that
+    /// its answer goes out whatever its status.
+    ///
+    /// ```
+    /// # use session_layer::{Session, SessionError};
+    /// async fn count(session: Session) -> Result<String, SessionError> {
+    ///     session.increment("visits", 1)?;
+    ///     match session.flush().await {
+    ///         Err(error) if error.is_not_a_counter() => {
+    ///             session.forgive_failed_flush();
+    ///             session.insert("visits", 1)?;
+    ///         }
+    ///         other => drop(other?),
+    ///     }
+    ///     Ok(format!("{:?}", session.get::<u64>("visits")?))
+    /// }
+    /// ```
+    pub fn forgive_failed_flush(&self) {
+        self.slot.state().failed = None;
     }
 
     /// Changes an attribute by what it was: a flush under the condition that nobody else changed it in between, repeated with its

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use session_layer::store::{
-    Action, Change, Commit, CommitId, Limits, Loaded, MemoryStore, Reply, SessionStore, StoreError,
+    Action, Change, Commit, Listed, Loaded, MemoryStore, Reply, Revocation, Revoked, SessionStore, StoreError,
 };
 use session_layer::{SessionId, SessionLayer};
 use tokio::time::Instant;
@@ -22,6 +22,14 @@ impl SessionStore for DeadStore {
     }
 
     async fn commit(&self, _: &Commit) -> Result<Reply, StoreError> {
+        Err(StoreError::unavailable("dead"))
+    }
+
+    async fn sessions_of(&self, _: &str) -> Result<Vec<Listed>, StoreError> {
+        Err(StoreError::unavailable("dead"))
+    }
+
+    async fn revoke(&self, _: &Revocation) -> Result<Revoked, StoreError> {
         Err(StoreError::unavailable("dead"))
     }
 
@@ -108,17 +116,8 @@ async fn stored_bytes_that_are_no_json_are_shown_as_unreadable_and_can_be_remove
         let bytes = if name == "bytes" { &b"\xff\xfe"[..] } else { &b"{\"trunca"[..] };
         (name.to_owned(), Change::Set(bytes.into()))
     });
-    let commit = Commit {
-        id: CommitId([1; 16]),
-        action: Action::Apply(id),
-        clear: false,
-        changes: BTreeMap::from(spoilt),
-        conditions: BTreeMap::new(),
-        seen: None,
-        limits: Limits::default(),
-        deadline: Instant::now() + Duration::from_secs(5),
-        remember: Duration::from_secs(5),
-    };
+    let mut commit = Commit::new(Action::Apply(id), Instant::now() + Duration::from_secs(5));
+    commit.changes = BTreeMap::from(spoilt);
     assert!(matches!(cluster.store.commit(&commit).await, Ok(Reply::Applied { .. })));
 
     let session = browser.session().await;

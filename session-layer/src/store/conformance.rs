@@ -1137,19 +1137,7 @@ async fn revoke(store: &Arc<impl SessionStore>, principal: &str, which: Revoke) 
 struct Draft(Commit);
 
 fn draft(action: Action) -> Draft {
-    Draft(Commit {
-        id: CommitId::random(),
-        action,
-        clear: false,
-        changes: BTreeMap::new(),
-        conditions: BTreeMap::new(),
-        seen: None,
-        limits: Limits::default(),
-        sessions: None,
-        durable: false,
-        deadline: Instant::now() + Duration::from_secs(5),
-        remember: Duration::from_secs(20),
-    })
+    Draft(Commit::new(action, Instant::now() + Duration::from_secs(5)))
 }
 
 fn apply(id: SessionId) -> Draft {

@@ -353,13 +353,19 @@ async fn a_handler_can_go_on_without_the_store() {
 
 #[tokio::test]
 async fn a_store_that_panics_is_503() {
-    use session_layer::store::{Commit, Loaded, Reply, SessionStore, StoreError};
+    use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError};
     struct Panics;
     impl SessionStore for Panics {
         async fn load(&self, _: &session_layer::SessionId) -> Result<Loaded, StoreError> {
             Ok(Loaded::Absent)
         }
         async fn commit(&self, _: &Commit) -> Result<Reply, StoreError> {
+            panic!("a bug in a store")
+        }
+        async fn sessions_of(&self, _: &str) -> Result<Vec<Listed>, StoreError> {
+            panic!("a bug in a store")
+        }
+        async fn revoke(&self, _: &Revocation) -> Result<Revoked, StoreError> {
             panic!("a bug in a store")
         }
         async fn touch(&self, _: &session_layer::SessionId) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::post;
 use base64::Engine;
-use session_layer::store::{Commit, Loaded, Reply, SessionStore, StoreError};
+use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError};
 use session_layer::{LazySession, Session, SessionError, SessionId, SessionLayer};
 
 use crate::fixture::{App, Browser, Call, Fault, SECRET, TestStore};
@@ -35,6 +35,18 @@ impl SessionStore for Printing {
         let reply = self.inner.commit(commit).await;
         self.print((commit, &commit.changes, &reply));
         reply
+    }
+
+    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        let listed = self.inner.sessions_of(principal).await;
+        self.print(&listed);
+        listed
+    }
+
+    async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
+        let revoked = self.inner.revoke(revocation).await;
+        self.print((revocation, &revoked));
+        revoked
     }
 
     async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {

@@ -246,7 +246,7 @@ mod tests {
             ("redis://[::1", "`]`"),
             ("redis://[::1]6379", "after a host"),
             ("redis://ho st", "character"),
-            ("redis://:hunter2/x", "port"),
+            ("redis://:hunter2/x", "no host"),
             ("redis://a,b", "several hosts"),
             ("redis://host/x", "database"),
             ("redis://host/256", "database"),
