@@ -1,17 +1,14 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::compose::Compose;
 use crate::settings::Settings;
-use crate::shell::{cargo, command, read, run};
+use crate::shell::{cargo, command, read, run, succeeds};
 use crate::{images, prerequisites};
-
-/// The names of all Compose projects that tests start begin with this, so that what they left behind is found.
-const PROJECT_PREFIX: &str = "session-layer-test";
 
 pub(crate) fn test() -> Result<()> {
     // Whatever is missing is said before anything takes minutes.
@@ -86,26 +83,42 @@ impl Report {
     }
 }
 
-/// Tests clear away what they start, also when they fail. If one did not, it is cleared away here, and the run fails.
+/// The Compose projects of tests are named by this and the process that runs them.
+const PROJECT_PREFIX: &str = "session-layer-test-";
+/// Clearing away starts when the tests have ended; nine containers take a few seconds.
+const CLEARED_AFTER: Duration = Duration::from_secs(60);
+
+/// Tests clear away what they start, however they end. If they did not, it is done here, and the run fails.
 fn nothing_left() -> Result<()> {
-    let left = read(command("docker", &["ps", "--all", "--format", LISTED]))?;
-    let left: Vec<&str> = left.lines().filter_map(of_a_test).collect();
-    if left.is_empty() {
-        return Ok(());
-    }
-    let mut remove: Command = command("docker", &["rm", "--force", "--volumes"]);
+    let deadline = Instant::now() + CLEARED_AFTER;
+    let left = loop {
+        let list = read(command("docker", &["ps", "--all", "--format", LISTED]))?;
+        let left: Vec<String> = list.lines().filter_map(|line| orphan(line, is_running)).map(str::to_owned).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            break left;
+        }
+        thread::sleep(Duration::from_millis(500));
+    };
+    let mut remove = command("docker", &["rm", "--force", "--volumes"]);
     remove.args(&left);
     read(remove)?;
     bail!("{} containers of tests were left behind (now removed)", left.len());
 }
 
-const LISTED: &str = "{{.ID}}\t{{.Label \"com.docker.compose.project\"}}\t{{.Label \"org.testcontainers.managed-by\"}}";
+const LISTED: &str = "{{.ID}}\t{{.Label \"com.docker.compose.project\"}}";
 
-/// The ID of a container that a test has started, from a line of the list.
-fn of_a_test(line: &str) -> Option<&str> {
-    let mut parts = line.split('\t');
-    let (id, project, manager) = (parts.next()?, parts.next()?, parts.next()?);
-    (project.starts_with(PROJECT_PREFIX) || manager == "testcontainers").then_some(id)
+/// The ID of a container whose tests have ended, from a line of the list. Other tests may well be running beside ours.
+fn orphan(line: &str, is_running: impl Fn(&str) -> bool) -> Option<&str> {
+    let (id, project) = line.split_once('\t')?;
+    let process = project.strip_prefix(PROJECT_PREFIX)?;
+    (!is_running(process)).then_some(id)
+}
+
+fn is_running(process: &str) -> bool {
+    succeeds(command("sh", &["-c", "kill -0 \"$0\"", process]))
 }
 
 #[cfg(test)]
@@ -113,11 +126,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_containers_of_tests_are_cleared_away() {
-        assert_eq!(of_a_test("a1\tsession-layer-test-7\t"), Some("a1"));
-        assert_eq!(of_a_test("a2\t\ttestcontainers"), Some("a2"));
-        assert_eq!(of_a_test("a3\tsession-layer\t"), None);
-        assert_eq!(of_a_test("a4\t\t"), None);
+    fn only_containers_whose_tests_have_ended_are_cleared_away() {
+        let runs = |process: &str| process == "7";
+        assert_eq!(orphan("a1\tsession-layer-test-8", runs), Some("a1"));
+        assert_eq!(orphan("a2\tsession-layer-test-7", runs), None);
+        assert_eq!(orphan("a3\tsession-layer", runs), None);
+        assert_eq!(orphan("a4\t", runs), None);
+    }
+
+    #[test]
+    fn a_process_that_runs_is_told_from_one_that_ended() {
+        assert!(is_running(&std::process::id().to_string()));
+        let mut ended = command("true", &[]).spawn().unwrap();
+        ended.wait().unwrap();
+        assert!(!is_running(&ended.id().to_string()));
     }
 
     #[test]
