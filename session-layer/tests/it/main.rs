@@ -10,6 +10,7 @@ mod cheap; // P5: what a request costs
 mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
 mod ended; // P3: what has ended stays ended
+mod examples; // the examples do what they say
 mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
 mod identity; // which session a request means, and what becomes of it

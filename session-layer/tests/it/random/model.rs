@@ -118,7 +118,7 @@ impl Ops {
         }
     }
 
-    fn from_nothing(&self) -> Attributes {
+    fn on_nothing(&self) -> Attributes {
         let mut attributes = Attributes::new();
         self.apply(&mut attributes);
         attributes
@@ -167,7 +167,7 @@ impl Model {
                 (Identity::LogIn(_) | Identity::LogOutAndIn(_), successor) => {
                     self.follow(*successor, ops, matches!(ops.identity, Identity::LogOutAndIn(_)))
                 }
-                (Identity::LogOut, None) if ops.from_nothing().is_empty() => (200, Cookie::None),
+                (Identity::LogOut, None) if ops.on_nothing().is_empty() => (200, Cookie::None),
                 _ => (409, Cookie::None),
             },
             Some(Entry::Alive { principal, .. }) => self.known(id, *principal, ops),
@@ -183,7 +183,7 @@ impl Model {
     }
 
     fn visitor(&mut self, ops: &Ops) -> (u16, Cookie) {
-        let attributes = ops.from_nothing();
+        let attributes = ops.on_nothing();
         if ops.principal().is_none() && attributes.is_empty() {
             return (200, Cookie::None);
         }
@@ -197,7 +197,7 @@ impl Model {
             Identity::LogOut | Identity::LogOutAndIn(_) => true,
             Identity::Keep | Identity::Cycle => false,
         };
-        let only_ends = ops.identity == Identity::LogOut && ops.from_nothing().is_empty();
+        let only_ends = ops.identity == Identity::LogOut && ops.on_nothing().is_empty();
         match self.entries[id].clone() {
             Entry::Alive { mut attributes, principal } => {
                 if only_ends {
@@ -205,7 +205,7 @@ impl Model {
                     return (200, Cookie::Forget);
                 }
                 if ends_anew {
-                    let new = self.create(ops.from_nothing(), ops.principal());
+                    let new = self.create(ops.on_nothing(), ops.principal());
                     self.entries[id] = Entry::Ended(ops.principal().map(|_| new));
                     return (200, Cookie::Keep(new));
                 }
@@ -238,7 +238,7 @@ impl Model {
                     if ops.ops.contains(&Op::Clear) {
                         attributes.clear();
                     }
-                    attributes.extend(ops.from_nothing());
+                    attributes.extend(ops.on_nothing());
                 } else {
                     ops.apply(attributes);
                 }
