@@ -105,7 +105,8 @@ fn pause(tries: u32) -> Duration {
     Duration::from_micros(base + u64::from(u16::from_ne_bytes(random_bytes())) * base / u64::from(u16::MAX))
 }
 
-struct OnDrop<F: Fn()>(F);
+/// Does something also when the future that holds it is dropped half-way.
+pub(crate) struct OnDrop<F: Fn()>(pub(crate) F);
 
 impl<F: Fn()> Drop for OnDrop<F> {
     fn drop(&mut self) {

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
-use crate::budget::{Budget, persist};
+use crate::budget::{Budget, OnDrop, persist};
 use crate::commit::{Action, Commit, CommitId, Next, Renewal, Reply, Seen, Start, Step, next, plan};
 use crate::delta::{Delta, Identity};
 use crate::error::{Kind, SessionError};
@@ -109,9 +109,22 @@ impl Slot {
             .copied()
     }
 
+    /// For what may also come after the head: the answer's own commit goes first. It has a budget that is spent already in part, and a
+    /// client that waits.
+    async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        loop {
+            let order = self.flushing.lock().await;
+            if !self.state().concluding {
+                return order;
+            }
+            drop(order);
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Loads the session again. `false` when it is gone.
     pub(crate) async fn reload(&self) -> Result<bool, SessionError> {
-        let _order = self.flushing.lock().await;
+        let _order = self.turn().await;
         let Some(id) = self.state().seen.id() else { return Ok(false) };
         let late = self.late_budget();
         let loaded = self.fetch(&id, late.as_ref().unwrap_or(&self.budget)).await?;
@@ -181,7 +194,7 @@ impl Slot {
         name: &str,
         mut change: impl FnMut(Option<Bytes>) -> Result<(Option<Bytes>, T), SessionError>,
     ) -> Result<T, SessionError> {
-        let _order = self.flushing.lock().await;
+        let _order = self.turn().await;
         let (delta, mut stored) = {
             let mut state = self.state();
             if state.sealed && state.record.is_none() {
@@ -398,6 +411,7 @@ impl Slot {
             self.touch(&mut state);
             return None;
         }
+        state.concluding = true;
         drop(state);
         let slot = Arc::clone(self);
         Some(tokio::spawn(async move { slot.last_commit(wanted, succeeded).await }.in_current_span()))
@@ -405,6 +419,7 @@ impl Slot {
 
     async fn last_commit(&self, wanted: bool, succeeded: bool) -> Result<(), SessionError> {
         let _order = self.flushing.lock().await;
+        let _concluded = OnDrop(|| self.state().concluding = false);
         let delta = {
             let mut state = self.state();
             // A handler that answers 4xx or 5xx has told its client about the flush that failed; any other answer would claim that it

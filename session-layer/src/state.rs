@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) read: bool,
     /// The response's head is out, or there will be none.
     pub(crate) sealed: bool,
+    /// The commit that the answer waits for has not ended, or not even begun.
+    pub(crate) concluding: bool,
     pub(crate) cookie: CookieChange,
     pub(crate) failed: Option<SessionError>,
 }

@@ -203,3 +203,42 @@ async fn a_hanging_flush_of_one_task_keeps_others_within_the_budget_too() {
     assert_eq!(status, 503, "the last changes could not be committed, and the handler does not know");
     about(took, BUDGET);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_goes_on_after_the_handler_does_not_hold_its_answer_up() {
+    // It asks for the session once the handler has answered, but before the commit has begun, and has a budget of its own.
+    for late in ["reload", "update"] {
+        let (store, browser) = with_session().await;
+        let handler = move |session: session_layer::Session| async move {
+            session.insert("a", 1).unwrap();
+            tokio::spawn(async move {
+                match late {
+                    "reload" => session.reload().await.map(|_| ()),
+                    _ => session.update("n", |n: &mut Option<u64>| *n = Some(1)).await,
+                }
+            });
+        };
+        let layer = crate::fixture::layer(&store).build().unwrap();
+        let app = axum::Router::new().route("/run", axum::routing::post(handler)).layer(layer);
+        let request = tokio::spawn(tower::ServiceExt::oneshot(app, browser.request("/run", "")));
+        // The load of the extractor is answered; all that comes later hangs.
+        let loaded = store.hold_answer(Load);
+        loaded.reached(1).await;
+        store.always(Fault::Hang);
+        let started = Instant::now();
+        loaded.open();
+        assert_eq!(request.await.unwrap().unwrap().status(), 503);
+        println!("{late}: {:?}", started.elapsed());
+        about(started.elapsed(), BUDGET);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_failed_wipes_nothing() {
+    let (store, browser) = with_session().await;
+    for fault in [Fault::Refuse, Fault::Hang] {
+        store.next(Load, fault);
+        browser.run("insert a 1").await.expect(503).without_cookie();
+        browser.run("names; get n").await.says("n 0");
+    }
+}
