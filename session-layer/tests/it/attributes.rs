@@ -154,3 +154,18 @@ async fn a_failed_update_leaves_the_other_changes_to_the_answer() {
     .expect(200);
     browser.run("names").await.says("after,before,visits");
 }
+
+#[tokio::test]
+async fn versions_of_an_app_side_by_side_keep_each_others_attributes() {
+    let (store, browser) = setup();
+    for round in 1..4_u64 {
+        // The old version counts visits as a number; the new one keeps more, under another name and with another shape.
+        handle(&store, &browser, |session: Session| async move { session.increment(VISITS, 1) }).await.expect(200);
+        handle(&store, &browser, move |session: Session| async move {
+            session.insert("visits.v2", json!({"count": round, "pages": ["/"]}))
+        })
+        .await
+        .expect(200);
+    }
+    browser.run("get visits; get visits.v2").await.says("3 {\"count\":3,\"pages\":[\"/\"]}");
+}
