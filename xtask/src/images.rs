@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use crate::compose::Compose;
 use crate::docker::{Image, image};
-use crate::prerequisites;
 use crate::settings::Settings;
 use crate::shell::{Patience, command, run, run_quietly};
 use crate::stand_ins;
@@ -28,7 +27,6 @@ pub(crate) fn ensure(compose: &Compose, settings: &Settings, compile_in_containe
         // Both nodes run the image that is built for one of them.
         return run(compose.command(&["build", "app1"]));
     }
-    prerequisites::mmdebstrap()?;
     stand_ins::build(DEBIAN)?;
     stand_ins::build(REDIS)?;
     stand_ins::build(NGINX)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::docker::{Image, STAND_IN_LABEL, image};
 use crate::images::{DEBIAN, NGINX, REDIS, RUST};
-use crate::prerequisites::is_root;
+use crate::prerequisites::{self, is_root};
 use crate::shell::{Patience, cargo, command, read, root, run, run_quietly, target_folder};
 
 const RELEASE: &str = "bookworm";
@@ -36,6 +36,7 @@ fn debian() -> Result<()> {
     if !is_root() {
         bail!("no image registry answers, and a stand-in for {DEBIAN} can be built by root only");
     }
+    prerequisites::mmdebstrap()?;
     let script = format!(
         "set -o pipefail; mmdebstrap --variant=minbase {RELEASE} - \
          | docker import --change 'LABEL {STAND_IN_LABEL}=true' --change 'CMD [\"bash\"]' - {DEBIAN}"
