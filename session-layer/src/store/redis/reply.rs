@@ -174,7 +174,8 @@ pub(super) fn committed(frame: Frame, commit: &Commit) -> Result<Reply, StoreErr
     match (kind, rest) {
         (b'A', _) => applied(rest, commit),
         (b'N', _) => Ok(Reply::Absent),
-        (b'E', _) => Ok(Reply::Ended { successor: successor(rest)? }),
+        // A tombstone that we did not write is what it is to a load: no session, and no reason to refuse its browser another.
+        (b'E', _) => Ok(successor(rest).map_or(Reply::Absent, |successor| Reply::Ended { successor })),
         (b'R', _) => Ok(Reply::RolledBack),
         (b'C', _) => conflict(rest, commit),
         (b'X', _) => {
