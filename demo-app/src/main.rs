@@ -16,6 +16,8 @@ mod headers; // headers that every response carries
 
 mod metrics; // counts every response
 
+mod unread; // reads on when a request is answered before its end
+
 mod problem; // errors as a page or as JSON
 
 mod origin; // unsafe methods only from this site

@@ -22,7 +22,7 @@ use tracing::{Level, Span};
 use crate::accounts::Accounts;
 use crate::config::{ConfigError, SessionSettings, StoreUrl};
 use crate::metrics::Metrics;
-use crate::{Fatal, headers, metrics, origin, problem, routes, server};
+use crate::{Fatal, headers, metrics, origin, problem, routes, server, unread};
 
 /// How long a handler may take, its waiting for the body and for the session store's budget of 5 s included.
 pub(crate) const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -185,6 +185,8 @@ pub(crate) fn router(node: Node, sessions: SessionLayer) -> Router {
         // Outside the panics, so that they are counted.
         .layer(from_fn_with_state(node.clone(), metrics::count))
         .layer(from_fn_with_state(name, headers::add))
+        // Outside all that may answer without having read the request.
+        .layer(from_fn(unread::read))
         // The proxy in front gives each request an ID; who comes without one gets one, and finds it in the answer.
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
