@@ -311,6 +311,22 @@ impl Compose {
         for (variable, port) in [("HTTP_PORT", nginx), ("APP1_PORT", app1), ("APP2_PORT", app2)] {
             command.env(variable, port.to_string());
         }
-        finish(&mut command).await.map(|_| reaper)
+        match finish(&mut command).await {
+            Ok(_) => Ok(reaper),
+            // The reaper is about to remove what could tell why.
+            Err(error) => Err(format!("{error}{}", self.why_unhealthy().await)),
+        }
+    }
+
+    /// What the containers that are not healthy say.
+    async fn why_unhealthy(&self) -> String {
+        let script = r#"docker ps --all --quiet --filter "label=com.docker.compose.project=$0" | while read -r id; do
+            state=$(docker inspect --format '{{.Name}} {{json .State}}' "$id")
+            case "$state" in
+            *'"Status":"healthy"'*) ;;
+            *) echo "$state" && docker logs --tail 30 "$id" 2>&1 ;;
+            esac
+        done"#;
+        run("sh", &["-c", script, &self.project]).await.unwrap_or_else(|error| error)
     }
 }

@@ -61,6 +61,11 @@ impl Container {
         docker(&["kill", &self.id]).await;
     }
 
+    /// SIGTERM, and time to end in order.
+    pub async fn stop(&self) {
+        docker(&["stop", &self.id]).await;
+    }
+
     /// Starts it again.
     pub async fn start(&self) {
         docker(&["start", &self.id]).await;

@@ -1,3 +1,24 @@
-//! What a user sees of the cluster, and what RedisStore does to a real Redis.
+//! End to end: what a visitor of the cluster sees, on the `docker-compose.yml` that a user runs; and what
+//! RedisStore does on a real Redis.
+
+mod page; // the test page, read as a visitor reads it
+
+mod sharing; // one session on both nodes; logging in and out
+
+mod door; // nginx: what it serves itself, what it tells the nodes; health and metrics
+
+mod concurrency; // many writers of one session
+
+mod late; // a request that is still on its way when its session ends
+
+mod bad_input; // cookies, bodies and stored values that nobody should send or store
+
+mod cost; // round trips and commands
+
+mod failover; // the master is killed, or frozen
+
+mod outage; // no Redis at all
+
+mod restart; // of nodes, and of everything
 
 mod store; // RedisStore on servers of its own
