@@ -8,8 +8,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, EventInterface};
+use fred::interfaces::{ClientLike, EventInterface, KeysInterface};
 use fred::types::config::{Config, ConnectionConfig, ServerConfig, TcpConfig};
 use fred::types::{ClusterHash, CustomCommand, Resp3Frame as Frame, RespVersion, Value, Version};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -79,8 +80,18 @@ impl Connection {
             Ok(Frame::SimpleError { data, .. }) => Err(CallError::Server(data.to_string())),
             Ok(Frame::BlobError { data, .. }) => Err(CallError::Server(String::from_utf8_lossy(&data).into_owned())),
             Ok(frame) => Ok(frame),
-            Err(error) => Err(CallError::Lost(error.details().to_owned())),
+            Err(error) => Err(lost(error)),
         }
+    }
+
+    /// A HASH and its time to live (`HGETALL`, `PTTL`), in one write.
+    ///
+    /// The client holds a command back while another one waits behind it, so that both leave together; except a custom command,
+    /// which it sends at once. So the first of the two is not one.
+    pub(super) async fn read(&self, key: Bytes) -> Result<(Frame, i64), CallError> {
+        let (ttl, fields) = tokio::join!(self.client.pttl(key.clone()), self.call("HGETALL", vec![Value::Bytes(key)]));
+        // An error of the server fails both; only the second one tells it from a lost connection.
+        Ok((fields?, ttl.map_err(lost)?))
     }
 
     /// What the server said about itself when it was connected to, if it may say that.
@@ -128,6 +139,10 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
+
+fn lost(error: fred::error::Error) -> CallError {
+    CallError::Lost(error.details().to_owned())
+}
 
 /// A command that must be answered within some time.
 pub(super) async fn within<T>(

@@ -8,7 +8,7 @@ use fred::types::{Resp3Frame as Frame, RespVersion, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::clock::Clock;
+use super::clock::{Clock, Samples};
 use super::connection::{CallError, Connection, Lost, within};
 use super::durable::Durable;
 use super::scripts::Script;
@@ -27,7 +27,7 @@ pub(super) struct Epoch {
     digests: [Value; Script::ALL.len()],
     /// The connection for commits that replicas must have, if any must.
     durable: Option<Durable>,
-    clock: Mutex<Clock>,
+    clock: Mutex<Samples>,
     exit: Arc<Exit>,
     /// A command found reason to ask the sentinels.
     pub(super) suspicious: Notify,
@@ -68,7 +68,7 @@ impl Epoch {
             connection,
             digests: std::array::from_fn(|_| Value::Null),
             durable: None,
-            clock: Mutex::new(Clock::new()),
+            clock: Mutex::new(Samples::new()),
             exit: Arc::default(),
             suspicious: Notify::new(),
             had_replicas: AtomicBool::new(false),
@@ -174,12 +174,7 @@ impl Epoch {
 
     /// What Redis' clock is known to be.
     pub(super) fn clock(&self) -> Clock {
-        lock(&self.clock).clone()
-    }
-
-    /// A moment in microseconds of Redis' clock.
-    pub(super) fn redis_micros(&self, moment: Instant) -> u64 {
-        lock(&self.clock).redis_micros(moment)
+        lock(&self.clock).clock()
     }
 
     /// A command found that this server is not to be used any more.

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use fred::types::Value;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -154,22 +153,14 @@ fn judge(epoch: &Epoch, error: CallError) -> StoreError {
 impl SessionStore for RedisStore {
     async fn load(&self, id: &SessionId) -> Result<Loaded, StoreError> {
         let epoch = self.epoch()?;
-        let key = Value::Bytes(self.inner.keys.session(id));
-        let connection = &epoch.connection;
-        let call = async {
-            // Both are handed over before either is waited for, so that they leave in one write.
-            let (fields, ttl) =
-                tokio::join!(connection.call("HGETALL", vec![key.clone()]), connection.call("PTTL", vec![key.clone()]));
-            Ok((fields?, ttl?))
-        };
-        let (fields, ttl) = self.attempt(&epoch, call).await?;
-        reply::loaded(fields, ttl, &epoch.clock())
+        let (fields, ttl) = self.attempt(&epoch, epoch.connection.read(self.inner.keys.session(id))).await?;
+        reply::loaded(fields, ttl, epoch.clock())
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
         let epoch = self.epoch()?;
         let script = scripts::script(commit);
-        let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.redis_micros(commit.deadline));
+        let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.clock().redis_micros(commit.deadline));
         if !commit.durable {
             let answer = self.attempt(&epoch, epoch.run(script, arguments)).await?;
             return reply::committed(answer, commit);
@@ -186,13 +177,13 @@ impl SessionStore for RedisStore {
         let epoch = self.epoch()?;
         let keys = &self.inner.keys;
         let answer = self.attempt(&epoch, epoch.run(Script::List, || scripts::listing(keys, principal))).await?;
-        reply::listed(answer, keys, &epoch.clock())
+        reply::listed(answer, keys, epoch.clock())
     }
 
     async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
         let epoch = self.epoch()?;
         let deadline = revocation.deadline;
-        let arguments = || scripts::revoking(&self.inner.keys, revocation, epoch.redis_micros(deadline));
+        let arguments = || scripts::revoking(&self.inner.keys, revocation, epoch.clock().redis_micros(deadline));
         let call = epoch.run_durable(Script::Revoke, deadline, arguments);
         let (answer, confirmed) = self.attempt(&epoch, call).await?;
         Ok(Revoked { ended: reply::revoked(&answer)?, confirmed })

@@ -19,13 +19,10 @@ use crate::store::{Listed, Loaded, StoreError};
 const MAX_WHOLE: u64 = (1 << 53) - 1;
 
 /// What `HGETALL` and `PTTL` say together.
-pub(super) fn loaded(fields: Frame, ttl: Frame, clock: &Clock) -> Result<Loaded, StoreError> {
+pub(super) fn loaded(fields: Frame, ttl: i64, clock: Clock) -> Result<Loaded, StoreError> {
     let fields = pairs(fields)?;
-    let Frame::Number { data: ttl, .. } = ttl else {
-        return Err(malformed("PTTL"));
-    };
     match ttl {
-        // Nothing, or it expired between the two commands; or it was created between them, which is as good as after.
+        // Nothing; or it expired between the two commands, or was created between them, which is as good as before and after.
         _ if fields.is_empty() => return Ok(Loaded::Absent),
         -2 => return Ok(Loaded::Absent),
         ttl if ttl < 0 => return Err(StoreError::corrupt("the session has no time to live")),
@@ -44,12 +41,12 @@ pub(super) fn loaded(fields: Frame, ttl: Frame, clock: &Clock) -> Result<Loaded,
 }
 
 /// What the list of a principal says: key, time of login, fields and time to live of each session.
-pub(super) fn listed(frame: Frame, keys: &Keys, clock: &Clock) -> Result<Vec<Listed>, StoreError> {
+pub(super) fn listed(frame: Frame, keys: &Keys, clock: Clock) -> Result<Vec<Listed>, StoreError> {
     let Frame::Array { data: sessions, .. } = frame else { return Err(malformed("a list")) };
     let mut listed = Vec::with_capacity(sessions.len());
     for session in sessions {
         let Frame::Array { data, .. } = session else { return Err(malformed("a list")) };
-        let [Frame::BlobString { data: key, .. }, since, fields, ttl] =
+        let [Frame::BlobString { data: key, .. }, since, fields, Frame::Number { data: ttl, .. }] =
             <[Frame; 4]>::try_from(data).map_err(|_| malformed("a list"))?
         else {
             return Err(malformed("a list"));
@@ -140,7 +137,7 @@ impl Raw {
 }
 
 impl RawRecord {
-    fn alive(self, created: Bytes, ttl: Duration, clock: &Clock) -> Result<Loaded, StoreError> {
+    fn alive(self, created: Bytes, ttl: Duration, clock: Clock) -> Result<Loaded, StoreError> {
         let required = |name, value: Option<Bytes>| whole(name, &value.unwrap_or_default());
         let created = required(keys::CREATED, Some(created))?;
         let idle_timeout = Duration::from_millis(required(keys::IDLE, self.idle)?);
@@ -247,4 +244,125 @@ fn text(bytes: &[u8]) -> Option<&str> {
 
 fn malformed(what: &str) -> StoreError {
     StoreError::refused(format!("the answer to {what} has an unknown form"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::Action;
+
+    fn hash(fields: &[(&str, &[u8])]) -> Frame {
+        let blob = |bytes: &[u8]| Frame::BlobString { data: Bytes::copy_from_slice(bytes), attributes: None };
+        let data = fields.iter().map(|(name, value)| (blob(name.as_bytes()), blob(value))).collect();
+        Frame::Map { data, attributes: None }
+    }
+
+    fn load(fields: &[(&str, &[u8])], ttl: i64) -> Result<Loaded, StoreError> {
+        loaded(hash(fields), ttl, super::super::clock::Samples::new().clock())
+    }
+
+    const LEAST: [(&str, &[u8]); 4] = [("@c", b"1700000000123"), ("@i", b"60000"), ("@v", b"7"), ("@s", b"2")];
+
+    #[test]
+    fn a_session_is_read_with_all_its_fields() {
+        let more: [(&str, &[u8]); 4] =
+            [("@p", "älice".as_bytes()), ("@z", b"of a later version"), ("a", b"\xff\0"), ("b", b"")];
+        let Loaded::Alive(record) = load(&[&LEAST[..], &more[..]].concat(), 1234).unwrap() else {
+            panic!("it is alive")
+        };
+        assert_eq!(record.created_on, SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123));
+        assert_eq!((record.idle_timeout, record.ttl), (Duration::from_secs(60), Duration::from_millis(1234)));
+        assert_eq!((record.version, record.principal.as_deref(), record.expires_on), (Version(7), Some("älice"), None));
+        let attributes: Vec<_> = record.attributes.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
+        assert_eq!(attributes, [("a", &b"\xff\0"[..]), ("b", b"")]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_absent_whichever_command_missed_it() {
+        assert_eq!(load(&[], -2).unwrap(), Loaded::Absent);
+        assert_eq!(load(&[], 60_000).unwrap(), Loaded::Absent);
+        assert_eq!(load(&LEAST, -2).unwrap(), Loaded::Absent);
+        // It ends within this millisecond, and is there.
+        assert!(matches!(load(&LEAST, 0).unwrap(), Loaded::Alive(record) if record.ttl.is_zero()));
+    }
+
+    #[test]
+    fn tombstones_name_a_successor_or_nobody() {
+        let id = SessionId::random();
+        assert_eq!(load(&[("@t", b"")], 5).unwrap(), Loaded::Ended { successor: None });
+        assert_eq!(load(&[("@t", id.as_bytes())], 5).unwrap(), Loaded::Ended { successor: Some(id) });
+        assert!(load(&[("@t", b"short")], 5).unwrap_err().is_corrupt());
+    }
+
+    #[test]
+    fn what_we_would_not_write_is_corrupt() {
+        assert!(load(&LEAST, -1).unwrap_err().is_corrupt(), "it would never end");
+        for (field, value) in [
+            ("@c", &b""[..]),
+            ("@c", b"-1"),
+            ("@i", b"1e3"),
+            ("@i", b" 1"),
+            ("@v", b"9007199254740992"),
+            ("@v", b"00000000000000001"),
+            ("@s", b"x"),
+            ("@a", b""),
+            ("@a", b"\xff"),
+            ("@p", b"\xff"),
+        ] {
+            let mut fields: Vec<_> = LEAST.into_iter().filter(|(name, _)| *name != field).collect();
+            fields.push((field, value));
+            assert!(load(&fields, 5).unwrap_err().is_corrupt(), "{field}: {value:?}");
+        }
+        for (missing, _) in LEAST {
+            let fields: Vec<_> = LEAST.into_iter().filter(|(name, _)| *name != missing).collect();
+            assert!(load(&fields, 5).unwrap_err().is_corrupt(), "without {missing}");
+        }
+    }
+
+    fn commit() -> Commit {
+        let set = Change::Set(Bytes::new());
+        let changes = [("a", Change::Add(1)), ("b", set), ("c", Change::Add(2))];
+        let mut commit = Commit::new(Action::Apply(SessionId::random()), tokio::time::Instant::now());
+        commit.changes = changes.map(|(name, change)| (name.into(), change)).into();
+        commit.conditions = [("x", None), ("y", None)].map(|(name, expected)| (name.into(), expected)).into();
+        commit
+    }
+
+    fn reply(text: &[u8]) -> Result<Reply, StoreError> {
+        committed(Frame::BlobString { data: Bytes::copy_from_slice(text), attributes: None }, &commit())
+    }
+
+    #[test]
+    fn every_reply_of_the_scripts_is_understood() {
+        let counters = [("a".to_owned(), -3), ("c".to_owned(), 1_999_999_999_999_999_998)].into();
+        let applied = Reply::Applied { version: Version(17), counters, confirmed: true };
+        assert_eq!(reply(b"A17 -3 1999999999999999998").unwrap(), applied);
+        assert_eq!(reply(b"N").unwrap(), Reply::Absent);
+        assert_eq!(reply(b"E").unwrap(), Reply::Ended { successor: None });
+        let id = SessionId::random();
+        assert_eq!(reply(&[b"E", &id.as_bytes()[..]].concat()).unwrap(), Reply::Ended { successor: Some(id) });
+        assert_eq!(reply(b"R").unwrap(), Reply::RolledBack);
+        let conflict = |name: &str, current| Reply::Conflict { name: name.to_owned(), current };
+        assert_eq!(reply(b"C1-").unwrap(), conflict("x", None));
+        assert_eq!(reply(b"C2+").unwrap(), conflict("y", Some(Bytes::new())));
+        assert_eq!(reply(b"C2+-1\0").unwrap(), conflict("y", Some(Bytes::from_static(b"-1\0"))));
+        assert_eq!(reply(b"X3").unwrap(), Reply::NotACounter("c".into()));
+        assert_eq!(reply(b"LA").unwrap(), Reply::Limit(Limit::Attributes));
+        assert_eq!(reply(b"LR").unwrap(), Reply::Limit(Limit::Record));
+        assert_eq!(reply(b"O").unwrap(), Reply::Occupied);
+        assert!(reply(b"T").unwrap_err().is_unavailable());
+    }
+
+    #[test]
+    fn no_other_reply_is_taken_for_one() {
+        for text in [
+            "", "A", "Ax 1 2", "A17", "A17 1", "A17 1 x", "C", "C0-", "C3-", "C1", "C1x", "X0", "X4", "X", "L", "LX",
+            "?",
+        ] {
+            let error = reply(text.as_bytes()).unwrap_err();
+            assert!(!error.is_unavailable() && !error.is_corrupt(), "{text:?}");
+        }
+        assert!(committed(Frame::Null, &commit()).is_err());
+        assert!(loaded(Frame::Null, 5, super::super::clock::Samples::new().clock()).is_err());
+    }
 }

@@ -30,10 +30,34 @@ impl Complaints {
     const AGAIN: Duration = Duration::from_secs(10);
 
     pub(super) fn cannot_connect(&mut self, reason: &str) {
-        let is_new = self.last.as_ref().is_none_or(|(last, since)| last != reason || since.elapsed() >= Self::AGAIN);
-        if is_new {
+        if self.is_due(reason) {
             tracing::warn!(reason, "cannot use Redis; trying again several times a second");
+        }
+    }
+
+    fn is_due(&mut self, reason: &str) -> bool {
+        let due = self.last.as_ref().is_none_or(|(last, since)| last != reason || since.elapsed() >= Self::AGAIN);
+        if due {
             self.last = Some((reason.to_owned(), Instant::now()));
         }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reason_that_lasts_is_told_every_ten_seconds() {
+        let mut complaints = Complaints::default();
+        let mut told = 0;
+        for _ in 0..1000 {
+            told += u32::from(complaints.is_due("refused"));
+            tokio::time::advance(Duration::from_millis(100)).await;
+        }
+        assert_eq!(told, 10);
+        assert!(complaints.is_due("WRONGPASS"));
+        assert!(!complaints.is_due("WRONGPASS"));
     }
 }

@@ -8,10 +8,11 @@ use super::sentinel::Sentinels;
 
 /// Four times a second. With the time that an answer may take, a frozen server is left within a second.
 const HEARTBEAT: Duration = Duration::from_millis(250);
-/// How often the sentinels are asked when nothing is suspicious: a deposed master may go on answering.
-const CONFIRMATION: Duration = Duration::from_secs(1);
+/// How often the sentinels are asked when nothing is suspicious. In a failover that an operator orders the old master goes on
+/// answering for seconds, and what is written to it meanwhile is lost.
+const CONFIRMATION: Duration = Duration::from_millis(250);
 /// How often at most when something is.
-const SHORTEST_CONFIRMATION: Duration = Duration::from_millis(150);
+const SHORTEST_CONFIRMATION: Duration = Duration::from_millis(100);
 
 /// Resolves with the reason when the master is to be looked for again.
 pub(super) async fn watch(epoch: &Epoch, mut lost: Lost, sentinels: Option<&Sentinels>) -> String {
