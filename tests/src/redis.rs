@@ -4,6 +4,7 @@
 //! A port is the same number inside and outside, so that the addresses which sentinels announce are good on both sides.
 
 use std::process::Child;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use testcontainers::core::{ExecCommand, IntoContainerPort};
@@ -27,8 +28,10 @@ const START: Duration = Duration::from_secs(20);
 pub struct Machine {
     container: ContainerAsync<GenericImage>,
     ports: Vec<u16>,
-    _reaper: Child,
 }
+
+/// Must live until this process ends: when it goes, so do all containers.
+static REAPER: LazyLock<Child> = LazyLock::new(|| reaper::watch_over(&reaper::project()).expect("sh can be started"));
 
 /// A signal to a server.
 #[derive(Debug, Clone, Copy)]
@@ -58,11 +61,11 @@ impl Machine {
         for port in ports {
             request = request.with_mapped_port(port, port.tcp());
         }
-        let reaper = reaper::watch_over(&reaper::project()).expect("sh can be started");
+        LazyLock::force(&REAPER);
         let container = request.start().await.unwrap_or_else(|error| {
             panic!("cannot start a container of {}:{} (`cargo xtask up` builds or pulls it): {error}", IMAGE.0, IMAGE.1)
         });
-        Self { container, ports: ports.into(), _reaper: reaper }
+        Self { container, ports: ports.into() }
     }
 
     /// A container with one server, ready to be used.

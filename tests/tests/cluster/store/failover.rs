@@ -1,0 +1,370 @@
+//! A master that sentinels watch: it dies, freezes and wakes, is deposed, is left alone.
+
+use std::time::Duration;
+
+use cluster_tests::redis::{MASTER_NAME, Machine, Signal};
+use cluster_tests::wait::{ensure, eventually};
+use session_layer::SessionId;
+use session_layer::store::{RedisStore, Reply, SessionStore};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{add, attributes, cause, connected, create, patiently};
+
+const WHILE: Duration = Duration::from_secs(30);
+
+/// Three servers and three sentinels, with the settings of the reference cluster where they matter.
+struct Cluster {
+    machine: Machine,
+}
+
+impl Cluster {
+    const SERVERS: [usize; 3] = [0, 1, 2];
+    const SENTINELS: [usize; 3] = [3, 4, 5];
+
+    async fn start() -> Self {
+        let this = Self { machine: Machine::start::<6>().await };
+        let first = this.machine.port(0);
+        for server in Self::SERVERS {
+            this.start_server(server, first).await;
+        }
+        for sentinel in Self::SENTINELS {
+            let settings = format!(
+                "sentinel down-after-milliseconds {MASTER_NAME} 1500\nsentinel failover-timeout {MASTER_NAME} 10000\n\
+                 sentinel parallel-syncs {MASTER_NAME} 1"
+            );
+            this.machine.start_sentinel(this.machine.port(sentinel), first, &settings).await;
+        }
+        for sentinel in Self::SENTINELS {
+            eventually("sentinels that know each other and the replicas", WHILE, async || {
+                let known = this.machine.redis(this.machine.port(sentinel)).await?;
+                let known = { known }.try_command(&["SENTINEL", "MASTER", MASTER_NAME]).await?;
+                let others = known.contains("num-other-sentinels\r\n$1\r\n2\r\n");
+                ensure(others && known.contains("num-slaves\r\n$1\r\n2\r\n"), || known.clone())
+            })
+            .await;
+        }
+        eventually("a master with two live replicas", WHILE, async || {
+            let info = this.ask(0, &["INFO", "replication"]).await?;
+            ensure(info.contains("min_slaves_good_slaves:2"), || info.clone())
+        })
+        .await;
+        this
+    }
+
+    async fn start_server(&self, server: usize, master: u16) {
+        let port = self.machine.port(server);
+        let mut options =
+            "--replica-announce-ip 127.0.0.1 --min-replicas-to-write 1 --min-replicas-max-lag 2".to_owned();
+        if port != master {
+            options.push_str(&format!(" --replicaof 127.0.0.1 {master}"));
+        }
+        self.machine.start_redis(port, &[&options]).await;
+    }
+
+    async fn ask(&self, server: usize, command: &[&str]) -> Result<String, String> {
+        self.machine.redis(self.machine.port(server)).await?.try_command(command).await
+    }
+
+    fn url(&self) -> String {
+        let hosts = Self::SENTINELS.map(|sentinel| format!("127.0.0.1:{}", self.machine.port(sentinel)));
+        format!("redis-sentinel://{}/{MASTER_NAME}", hosts.join(","))
+    }
+
+    async fn signal(&self, process: usize, signal: Signal) {
+        self.machine.signal(self.machine.port(process), signal).await;
+    }
+
+    /// The IDs of the connections that somebody other than this test has to a server.
+    async fn clients(&self, server: usize) -> Vec<String> {
+        let list = self.ask(server, &["CLIENT", "LIST", "TYPE", "normal"]).await.expect("it answers");
+        // Sentinels give their connections a name.
+        let others = list.lines().filter(|line| line.contains(" resp=3"));
+        others.filter_map(|line| line.split("id=").nth(1)?.split(' ').next().map(str::to_owned)).collect()
+    }
+}
+
+/// Counts in one session, and notes when it last could.
+struct Writer {
+    task: JoinHandle<Written>,
+    stop: watch::Sender<bool>,
+}
+
+struct Written {
+    /// Acknowledged commits.
+    count: i64,
+    /// Acknowledged commits that are not there any more.
+    lost: i64,
+    /// The longest time between two of them.
+    gap: Duration,
+    /// The longest one.
+    slowest: Duration,
+}
+
+impl Writer {
+    fn start(store: &RedisStore, id: SessionId) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let store = store.clone();
+        let task = tokio::spawn(async move {
+            let mut written = Written { count: 0, lost: 0, gap: Duration::ZERO, slowest: Duration::ZERO };
+            let mut last = Instant::now();
+            while !*stopped.borrow() {
+                let started = Instant::now();
+                let commit = add(id, "n", 1);
+                let answer = patiently(&store, Duration::from_secs(14), || store.commit(&commit)).await;
+                match answer {
+                    Ok(Reply::Applied { counters, .. }) => {
+                        written.count += 1;
+                        let lost = written.count - counters["n"];
+                        assert!(lost >= written.lost, "a commit was applied twice");
+                        written.lost = lost;
+                    }
+                    Ok(reply) => panic!("after {} commits: {reply:?}", written.count),
+                    Err(error) => panic!("after {} commits: {}", written.count, cause(&error)),
+                }
+                written.gap = written.gap.max(last.elapsed());
+                written.slowest = written.slowest.max(started.elapsed());
+                last = Instant::now();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            written
+        });
+        Self { task, stop }
+    }
+
+    async fn finish(self) -> Written {
+        self.stop.send_replace(true);
+        self.task.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
+/// Waits for a master that is not server 0, as the servers themselves see it.
+async fn until_promoted(cluster: &Cluster) -> usize {
+    eventually("another master", WHILE, async || {
+        for server in [1, 2] {
+            if cluster.ask(server, &["ROLE"]).await?.contains("master") {
+                return Ok(server);
+            }
+        }
+        Err("both are replicas".to_owned())
+    })
+    .await
+}
+
+async fn until_it_writes(store: &RedisStore, id: SessionId) {
+    let commit = add(id, "other", 1);
+    let answer = patiently(store, Duration::from_secs(14), || store.commit(&commit)).await;
+    assert!(matches!(answer, Ok(Reply::Applied { .. })), "{:?}", answer.map_err(|error| cause(&error)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_master_is_a_pause_and_loses_nothing() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let writer = Writer::start(&store, id);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.signal(0, Signal::Kill).await;
+    until_promoted(&cluster).await;
+    until_it_writes(&store, id).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let written = writer.finish().await;
+    assert_eq!(written.lost, 0);
+    println!("master killed: {} commits, gap {:?}", written.count, written.gap);
+    assert_eq!(attributes(&store, &id).await["n"], written.count.to_string());
+    assert!(written.gap < Duration::from_secs(5), "{:?}", written.gap);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_master_is_a_pause_and_its_waking_takes_nothing_along() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let writer = Writer::start(&store, id);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.signal(0, Signal::Stop).await;
+    let master = until_promoted(&cluster).await;
+    until_it_writes(&store, id).await;
+    // A node that starts now, while the old master wakes, must not fall for it either.
+    cluster.signal(0, Signal::Continue).await;
+    let other = connected(&cluster.url()).await;
+    for _ in 0..20 {
+        until_it_writes(&other, id).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let written = writer.finish().await;
+    assert_eq!(written.lost, 0);
+    println!("master frozen: {} commits, gap {:?}", written.count, written.gap);
+    assert_eq!(attributes(&store, &id).await["n"], written.count.to_string());
+    assert_eq!(attributes(&store, &id).await["other"], "21");
+    assert!(written.gap < Duration::from_secs(5), "{:?}", written.gap);
+    // Both stores write, and neither to the old one.
+    assert!(!cluster.clients(master).await.is_empty());
+    assert_eq!(cluster.clients(0).await, Vec::<String>::new());
+}
+
+/// A master and a sentinel on one machine, and the machine dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_may_take_a_sentinel_along() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let writer = Writer::start(&store, id);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    cluster.signal(3, Signal::Stop).await;
+    cluster.signal(0, Signal::Stop).await;
+    until_promoted(&cluster).await;
+    until_it_writes(&store, id).await;
+    let written = writer.finish().await;
+    assert_eq!(written.lost, 0);
+    println!("master and a sentinel frozen: {} commits, gap {:?}", written.count, written.gap);
+    assert_eq!(attributes(&store, &id).await["n"], written.count.to_string());
+    assert!(written.gap < Duration::from_secs(6), "{:?}", written.gap);
+}
+
+/// Sentinel demotes the old master only after it has promoted the new one, and itself learns of the promotion up to a second late.
+/// What is written to the old one meanwhile is lost, so that following quickly matters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_an_operator_orders_is_followed() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let writer = Writer::start(&store, id);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(cluster.ask(3, &["SENTINEL", "FAILOVER", MASTER_NAME]).await, Ok("+OK\r\n".into()));
+    let master = until_promoted(&cluster).await;
+    let promoted = Instant::now();
+    eventually("the store with the new master", WHILE, async || {
+        let (old, new) = (cluster.clients(0).await, cluster.clients(master).await);
+        ensure(old.is_empty() && !new.is_empty(), || format!("old: {old:?}, new: {new:?}"))
+    })
+    .await;
+    let followed = promoted.elapsed();
+    until_it_writes(&store, id).await;
+    let written = writer.finish().await;
+    let (count, lost, gap) = (written.count, written.lost, written.gap);
+    println!("failover ordered: followed after {followed:?}; {count} commits, {lost} lost, gap {gap:?}");
+    assert!(followed < Duration::from_secs(3), "{followed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_cluster_that_wakes_is_used_within_a_second() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let writer = Writer::start(&store, id);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for server in Cluster::SERVERS {
+        cluster.signal(server, Signal::Stop).await;
+    }
+    // Nothing hangs meanwhile.
+    for _ in 0..7 {
+        let asked = Instant::now();
+        assert!(store.load(&id).await.expect_err("all are frozen").is_unavailable());
+        assert!(asked.elapsed() < Duration::from_millis(1200), "{:?}", asked.elapsed());
+        tokio::time::sleep_until(asked + Duration::from_secs(1)).await;
+    }
+    for server in Cluster::SERVERS {
+        cluster.signal(server, Signal::Continue).await;
+    }
+    let woken = Instant::now();
+    let answer = patiently(&store, WHILE, || store.load(&id)).await;
+    assert!(answer.is_ok(), "{:?}", answer.map_err(|error| cause(&error)));
+    let reads = woken.elapsed();
+    until_it_writes(&store, id).await;
+    println!("all woken: reads after {reads:?}, writes after {:?}", woken.elapsed());
+    assert!(woken.elapsed() < Duration::from_secs(2), "{:?}", woken.elapsed());
+    let written = writer.finish().await;
+    assert_eq!((written.lost, attributes(&store, &id).await["n"].clone()), (0, written.count.to_string()));
+}
+
+/// It answers, says that it is master, and nobody should listen.
+#[tokio::test]
+async fn a_deposed_master_that_still_answers_is_left() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    create(&store).await;
+    assert!(!cluster.clients(0).await.is_empty());
+    // The sentinels are told to watch another one; the old one learns nothing of it.
+    let other = cluster.machine.port(1).to_string();
+    cluster.ask(1, &["REPLICAOF", "NO", "ONE"]).await.expect("it answers");
+    for sentinel in Cluster::SENTINELS {
+        cluster.ask(sentinel, &["SENTINEL", "REMOVE", MASTER_NAME]).await.expect("it answers");
+        cluster
+            .ask(sentinel, &["SENTINEL", "MONITOR", MASTER_NAME, "127.0.0.1", &other, "2"])
+            .await
+            .expect("it answers");
+    }
+    let told = Instant::now();
+    eventually("the store with the new master", WHILE, async || {
+        let (old, new) = (cluster.clients(0).await, cluster.clients(1).await);
+        ensure(old.is_empty() && !new.is_empty(), || format!("old: {old:?}, new: {new:?}"))
+    })
+    .await;
+    println!("a deposed master is left after {:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(3), "{:?}", told.elapsed());
+}
+
+#[tokio::test]
+async fn a_master_without_replicas_is_kept_while_the_sentinels_name_it() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let before = cluster.clients(0).await;
+    cluster.signal(1, Signal::Kill).await;
+    cluster.signal(2, Signal::Kill).await;
+    let until = Instant::now() + Duration::from_secs(4);
+    let mut refused = 0;
+    while Instant::now() < until {
+        assert!(store.load(&id).await.is_ok());
+        // Writes say so at once, and each of them is a reason to ask the sentinels.
+        let refusal = store.commit(&add(id, "n", 1)).await;
+        refused +=
+            u32::from(refusal.is_err_and(|error| error.is_unavailable() && cause(&error).contains("NOREPLICAS")));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(refused > 10, "{refused}");
+    assert_eq!(cluster.clients(0).await, before, "no pointless reconnecting");
+    let n: i64 = attributes(&store, &id).await.get("n").map_or(0, |n| n.parse().expect("a number"));
+    cluster.start_server(1, cluster.machine.port(0)).await;
+    let commit = add(id, "n", 1);
+    let answer = patiently(&store, WHILE, || store.commit(&commit)).await;
+    assert!(matches!(answer, Ok(Reply::Applied { counters, .. }) if counters["n"] == n + 1));
+}
+
+#[tokio::test]
+async fn sentinels_that_are_gone_do_not_matter_until_they_do() {
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    let before = cluster.clients(0).await;
+    for sentinel in Cluster::SENTINELS {
+        cluster.signal(sentinel, Signal::Kill).await;
+    }
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    until_it_writes(&store, id).await;
+    assert_eq!(cluster.clients(0).await, before, "no pointless reconnecting");
+    // Its replicas vouch for the last known master.
+    let killed = cluster.ask(0, &["CLIENT", "KILL", "TYPE", "normal"]).await.expect("it answers");
+    assert_ne!(killed, ":0\r\n");
+    until_it_writes(&store, id).await;
+    // Nobody vouches for it: this may be the cut-off part of the network.
+    cluster.signal(1, Signal::Stop).await;
+    cluster.signal(2, Signal::Stop).await;
+    eventually("no master", WHILE, async || ensure(!store.is_up(), || "there is one".to_owned())).await;
+    cluster.signal(1, Signal::Continue).await;
+    until_it_writes(&store, id).await;
+}
+
+#[tokio::test]
+async fn a_master_name_that_no_sentinel_knows_keeps_the_store_down() {
+    let machine = Machine::start::<2>().await;
+    machine.start_redis(machine.port(0), &[]).await;
+    machine.start_sentinel(machine.port(1), machine.port(0), "").await;
+    let url = format!("redis-sentinel://127.0.0.1:{}/", machine.port(1));
+    let store = RedisStore::builder(&format!("{url}other")).build().expect("the URL is good");
+    assert!(tokio::time::timeout(Duration::from_secs(2), store.available()).await.is_err());
+    assert!(store.load(&SessionId::random()).await.expect_err("there is no master").is_unavailable());
+    create(&connected(&format!("{url}{MASTER_NAME}")).await).await;
+}

@@ -1,0 +1,327 @@
+//! One server that dies, freezes, forgets, refuses or changes its mind.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use cluster_tests::redis::{Machine, Signal};
+use cluster_tests::wait::{ensure, eventually};
+use session_layer::SessionId;
+use session_layer::store::{Action, Loaded, RedisStore, Reply, SessionStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use super::{add, applied, attributes, cause, commit, connected, create, patiently, set, start};
+
+/// How long after Redis' return a store may take.
+const RECOVERY: Duration = Duration::from_secs(1);
+const WHILE: Duration = Duration::from_secs(10);
+
+/// Waits until the store has noticed that its server is gone.
+async fn until_down(store: &RedisStore) {
+    eventually("the store knows that Redis is gone", WHILE, async || ensure(!store.is_up(), || "it is up".into()))
+        .await;
+}
+
+/// How long it takes until the store works again.
+async fn recovery(store: &RedisStore, id: &SessionId, since: Instant) -> Duration {
+    let answer = patiently(store, WHILE, || store.load(id)).await;
+    assert!(answer.is_ok(), "{:?}", answer.map_err(|error| cause(&error)));
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn a_store_that_starts_first_finds_redis_within_a_second() {
+    let machine = Machine::start::<1>().await;
+    let store = RedisStore::builder(&machine.url()).build().expect("the URL is good");
+    let id = SessionId::random();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!store.is_up());
+    let asked = Instant::now();
+    assert!(store.load(&id).await.expect_err("there is no Redis").is_unavailable());
+    assert!(store.commit(&add(id, "n", 1)).await.expect_err("there is no Redis").is_unavailable());
+    assert!(store.touch(&id).await.expect_err("there is no Redis").is_unavailable());
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    machine.start_redis(machine.port(0), &[]).await;
+    let took = recovery(&store, &id, Instant::now()).await;
+    println!("found {took:?} after Redis answered first");
+    assert!(took < RECOVERY, "{took:?}");
+    assert!(store.is_up());
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_within_a_second() {
+    let machine = Machine::with_redis(&["--appendonly yes --appendfsync always"]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    machine.signal(machine.port(0), Signal::Kill).await;
+    until_down(&store).await;
+    machine.start_redis(machine.port(0), &["--appendonly yes"]).await;
+    let took = recovery(&store, &id, Instant::now()).await;
+    println!("back {took:?} after Redis answered first");
+    assert!(took < RECOVERY, "{took:?}");
+    applied(&store, &add(id, "n", 1)).await;
+}
+
+#[tokio::test]
+async fn nothing_hangs_on_a_frozen_server_and_nothing_applies_late() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    machine.signal(machine.port(0), Signal::Stop).await;
+    let frozen = Instant::now();
+    // They reach the server's socket, where they wait for it to wake.
+    let mut late = add(id, "n", 1);
+    late.deadline = frozen + Duration::from_millis(900);
+    let create = commit(Action::Create(SessionId::random(), start()));
+    let (load, change, begin) = tokio::join!(store.load(&id), store.commit(&late), store.commit(&create));
+    println!("attempts on a frozen server end after {:?}", frozen.elapsed());
+    assert!(frozen.elapsed() < Duration::from_millis(1300), "{:?}", frozen.elapsed());
+    assert!(load.expect_err("it is frozen").is_unavailable());
+    assert!(change.expect_err("it is frozen").is_unavailable());
+    assert!(begin.expect_err("it is frozen").is_unavailable());
+    tokio::time::sleep_until(late.deadline + Duration::from_millis(300)).await;
+    machine.signal(machine.port(0), Signal::Continue).await;
+    let took = recovery(&store, &id, Instant::now()).await;
+    println!("back {took:?} after the server woke");
+    assert!(took < RECOVERY, "{took:?}");
+    assert_eq!(attributes(&store, &id).await.get("n"), None, "the request had given up");
+    // One whose deadline is far off was applied when the server woke, or is now; in any case once.
+    assert!(matches!(store.commit(&create).await, Ok(Reply::Applied { .. })));
+    assert_eq!(applied(&store, &add(id, "n", 1)).await["n"], 1);
+}
+
+#[tokio::test]
+async fn a_dropped_connection_is_replaced_at_once() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let mut admin = machine.admin().await;
+    for n in 1..=20 {
+        let dropped = Instant::now();
+        assert_eq!(admin.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await, ":1\r\n");
+        let commit = add(id, "n", 1);
+        let answer = patiently(&store, WHILE, || store.commit(&commit)).await;
+        assert!(matches!(answer, Ok(Reply::Applied { counters, .. }) if counters["n"] == n));
+        // From the second one on there is a pause, or a server that throws everybody out would be hammered.
+        assert!(dropped.elapsed() < Duration::from_millis(500), "{:?}", dropped.elapsed());
+    }
+}
+
+/// A cut connection takes answers along; the same commit sent again takes effect once.
+#[tokio::test]
+async fn commits_under_dropping_connections_take_effect_once() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    let commit = add(id, "n", 1);
+                    let answer = patiently(&store, WHILE, || store.commit(&commit)).await;
+                    assert!(matches!(answer, Ok(Reply::Applied { .. })), "{:?}", answer.map_err(|error| cause(&error)));
+                }
+            })
+        })
+        .collect();
+    let mut admin = machine.admin().await;
+    let mut dropped = 0;
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        store.available().await;
+        // The writers come 20 ms after the connection, all at once.
+        tokio::time::sleep(Duration::from_millis(20 + dropped % 8)).await;
+        admin.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        dropped += 1;
+    }
+    for writer in writers {
+        writer.await.expect("it wrote");
+    }
+    println!("400 commits over {dropped} connections");
+    assert!(dropped > 3);
+    assert_eq!(attributes(&store, &id).await["n"], "400");
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_loaded_within_the_attempt() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let mut admin = machine.admin().await;
+    admin.command(&["SCRIPT", "FLUSH"]).await;
+    assert_eq!(applied(&store, &add(id, "n", 1)).await["n"], 1);
+    admin.command(&["SCRIPT", "FLUSH"]).await;
+    store.touch(&id).await.expect("the script is loaded again");
+    admin.command(&["SCRIPT", "FLUSH"]).await;
+    applied(&store, &commit(Action::Destroy(id))).await;
+    assert!(store.is_up());
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_what_grows_and_still_logs_out() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let (id, other) = (create(&store).await, create(&store).await);
+    let mut admin = machine.admin().await;
+    admin.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for commit in [set(id, "a", "1"), commit(Action::Create(SessionId::random(), start()))] {
+        let error = store.commit(&commit).await.expect_err("there is no memory");
+        assert!(!error.is_unavailable() && !error.is_corrupt(), "{}", cause(&error));
+        assert!(cause(&error).contains("OOM"), "{}", cause(&error));
+    }
+    assert!(attributes(&store, &id).await.is_empty());
+    store.touch(&id).await.expect("that needs no memory");
+    let logout = commit(Action::Destroy(id));
+    applied(&store, &logout).await;
+    applied(&store, &logout).await;
+    assert_eq!(store.load(&id).await.expect("it answers"), Loaded::Ended { successor: None });
+    assert!(store.is_up(), "a full server is no dead one");
+    admin.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    applied(&store, &set(other, "a", "1")).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_keeps_the_store_down_until_it_is_right() {
+    let machine = Machine::with_redis(&["--requirepass right"]).await;
+    let port = machine.port(0);
+    let mut stores = Vec::new();
+    for login in ["", ":wrong@", "nobody:right@"] {
+        stores.push(RedisStore::builder(&format!("redis://{login}127.0.0.1:{port}")).build().expect("the URL is good"));
+    }
+    let right = connected(&format!("redis://:right@127.0.0.1:{port}")).await;
+    let id = create(&right).await;
+    for store in &stores {
+        assert!(store.load(&id).await.expect_err("nobody may read").is_unavailable());
+        assert!(!store.is_up());
+    }
+    let mut admin = machine.admin().await;
+    assert_eq!(admin.command(&["AUTH", "right"]).await, "+OK\r\n");
+    admin.command(&["CONFIG", "SET", "requirepass", "wrong"]).await;
+    let took = recovery(&stores[1], &id, Instant::now()).await;
+    assert!(took < RECOVERY, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_percent_encoded_password_is_the_one_that_was_meant() {
+    let machine = Machine::with_redis(&["--requirepass 'p@ss/w:rd%ü'"]).await;
+    let url = format!("redis://:p%40ss%2Fw%3Ard%25%C3%BC@127.0.0.1:{}", machine.port(0));
+    create(&connected(&url).await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_becomes_a_replica_is_left_until_it_leads_again() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let mut admin = machine.admin().await;
+    admin.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    assert!(store.commit(&add(id, "n", 1)).await.expect_err("it is read-only").is_unavailable());
+    until_down(&store).await;
+    assert!(store.load(&id).await.expect_err("a replica may be behind").is_unavailable());
+    admin.command(&["REPLICAOF", "NO", "ONE"]).await;
+    let took = recovery(&store, &id, Instant::now()).await;
+    assert!(took < RECOVERY, "{took:?}");
+}
+
+/// Without sentinels there is nobody else to turn to: the connection stays, reads work, writes wait.
+#[tokio::test]
+async fn missing_replicas_stop_writes_and_nothing_else() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let mut admin = machine.admin().await;
+    let before = admin.command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
+    admin.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    for commit in [add(id, "n", 1), commit(Action::Destroy(id))] {
+        let error = store.commit(&commit).await.expect_err("no replica is there");
+        assert!(error.is_unavailable() && cause(&error).contains("NOREPLICAS"), "{}", cause(&error));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(attributes(&store, &id).await.is_empty());
+    let ids = |list: &str| {
+        list.split(' ').filter_map(|field| field.split_once("id=")).map(|id| id.1.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&before), ids(&admin.command(&["CLIENT", "LIST", "TYPE", "normal"]).await));
+    admin.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    assert_eq!(applied(&store, &add(id, "n", 1)).await["n"], 1);
+}
+
+#[tokio::test]
+async fn the_last_clone_takes_everything_with_it() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let clone = store.clone();
+    drop(store);
+    create(&clone).await;
+    let mut admin = machine.admin().await;
+    let clients = async |admin: &mut cluster_tests::redis::Redis| {
+        admin.command(&["CLIENT", "LIST", "TYPE", "normal"]).await.lines().filter(|line| line.contains("addr=")).count()
+    };
+    assert_eq!(clients(&mut admin).await, 2, "this one and the store");
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert!(tasks > 0);
+    drop(clone);
+    eventually("only this connection", WHILE, async || {
+        let clients = clients(&mut admin).await;
+        ensure(clients == 1, || format!("{clients} clients"))
+    })
+    .await;
+    eventually("no task of the store", WHILE, async || {
+        let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        ensure(left + 2 <= tasks, || format!("{left} of {tasks} tasks"))
+    })
+    .await;
+}
+
+/// A store that never got through is given up as well.
+#[tokio::test]
+async fn a_store_that_is_dropped_stops_trying() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("some port is free");
+    let url = format!("redis://{}", listener.local_addr().expect("it listens"));
+    let store = RedisStore::builder(&url).build().expect("the URL is good");
+    listener.accept().await.expect("it tries");
+    listener.accept().await.expect("it tries again");
+    drop(store);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    while tokio::time::timeout(Duration::from_millis(1), listener.accept()).await.is_ok() {}
+    assert!(tokio::time::timeout(Duration::from_secs(1), listener.accept()).await.is_err(), "it still tries");
+}
+
+/// Scripts of older servers write although replicas are missing.
+#[tokio::test]
+async fn a_server_that_is_too_old_is_not_used() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("some port is free");
+    let url = format!("redis://{}", listener.local_addr().expect("it listens"));
+    let store = RedisStore::builder(&url).build().expect("the URL is good");
+    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                while let Ok(read @ 1..) = client.read(&mut buffer).await {
+                    let command = String::from_utf8_lossy(&buffer[..read]).to_uppercase();
+                    let info = "# Server\r\nredis_version:6.2.14\r\n";
+                    let answer = match &command {
+                        hello if hello.contains("HELLO") => "%1\r\n+proto\r\n:3\r\n".to_owned(),
+                        id if id.contains("CLIENT") => ":1\r\n".to_owned(),
+                        server if server.contains("INFO") => format!("${}\r\n{info}\r\n", info.len()),
+                        _ => "-ERR unexpected\r\n".to_owned(),
+                    };
+                    let _ = asked.send(command);
+                    if client.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let mut connections = 0;
+    while connections < 3 {
+        let question = questions.recv().await.expect("it asks");
+        assert!(!question.contains("SCRIPT") && !question.contains("ROLE"), "{question}");
+        connections += usize::from(question.contains("INFO"));
+        assert!(!store.is_up());
+    }
+}

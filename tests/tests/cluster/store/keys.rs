@@ -1,0 +1,227 @@
+//! What stands in Redis, and what happens when something else stands there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cluster_tests::redis::{Machine, Redis};
+use session_layer::SessionId;
+use session_layer::store::{Action, Loaded, RedisStore, Renewal, Reply, SessionStore, Start, Version};
+
+use super::{add, applied, attributes, cause, commit, connected, create, set, start};
+
+fn key(id: &SessionId) -> String {
+    let [high, low] = id.shard();
+    format!("session:{{{high:02x}{low:02x}}}:{}", URL_SAFE_NO_PAD.encode(id.digest()))
+}
+
+#[tokio::test]
+async fn a_session_is_small_and_holds_no_usable_id() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = SessionId::random();
+    let start =
+        Start { absolute_timeout: Some(Duration::from_secs(8 * 3600)), principal: Some("alice".into()), ..start() };
+    let mut create = commit(Action::Create(id, start));
+    for (name, value) in [("visits", "12"), ("theme", "\"dark\""), ("cart", "[\"a1\",\"b2\"]")] {
+        create.changes.extend(set(id, name, value).changes);
+    }
+    applied(&store, &create).await;
+    let mut admin = machine.admin().await;
+    let usage = admin.command(&["MEMORY", "USAGE", &key(&id)]).await;
+    let bytes: u64 = usage.trim_start_matches(':').trim().parse().expect("a number");
+    println!("a session with three short attributes: {bytes} bytes");
+    assert!(bytes <= 320, "{bytes} bytes");
+    let keys = admin.command(&["KEYS", "*"]).await;
+    let dump = admin.command(&["HGETALL", &key(&id)]).await;
+    assert!(!keys.contains(&id.encode()) && !dump.contains(&id.encode()));
+}
+
+#[tokio::test]
+async fn every_key_has_a_time_to_live_and_the_prefix() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = RedisStore::builder(&machine.url()).key_prefix("shop:session").build().expect("it is good");
+    store.available().await;
+    let (id, gone) = (create(&store).await, create(&store).await);
+    applied(&store, &add(id, "n", 1)).await;
+    applied(&store, &commit(Action::Renew(id, id.successor(), Renewal::Keep))).await;
+    applied(&store, &commit(Action::Destroy(gone))).await;
+    let mut admin = machine.admin().await;
+    let keys = admin.command(&["KEYS", "*"]).await;
+    let keys: Vec<&str> = keys.lines().filter(|line| line.starts_with("shop:session:{")).collect();
+    // A session, two tombstones, five replies.
+    assert_eq!(keys.len(), 8);
+    assert_eq!(admin.command(&["DBSIZE"]).await, ":8\r\n");
+    for key in keys {
+        let ttl = admin.command(&["PTTL", key]).await;
+        assert!(!ttl.starts_with(":-"), "{key}: {ttl}");
+    }
+}
+
+#[tokio::test]
+async fn stores_with_other_prefixes_and_databases_do_not_meet() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let other = RedisStore::builder(&machine.url()).key_prefix("other").build().expect("it is good");
+    other.available().await;
+    assert_eq!(other.load(&id).await.expect("it answers"), Loaded::Absent);
+    let elsewhere = connected(&format!("{}/3", machine.url())).await;
+    assert_eq!(elsewhere.load(&id).await.expect("it answers"), Loaded::Absent);
+    create(&elsewhere).await;
+    let keyspace = machine.admin().await.command(&["INFO", "keyspace"]).await;
+    assert!(keyspace.contains("db0:keys=2,") && keyspace.contains("db3:keys=2,"), "{keyspace}");
+}
+
+/// To its browser it is gone; nothing writes into it, and nobody panics.
+#[tokio::test]
+async fn what_is_no_session_spoils_that_one_session_only() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let mut admin = machine.admin().await;
+    let garbage: [(&str, &[&[u8]]); 10] = [
+        ("a string", &[b"SET", b"K", b"\xff\x00", b"EX", b"60"]),
+        ("a list", &[b"RPUSH", b"K", b"x"]),
+        ("a set", &[b"SADD", b"K", b"x"]),
+        ("a foreign hash", &[b"HSET", b"K", b"name", b"value"]),
+        ("a foreign hash that looks like a push", &[b"HSET", b"K", b"subscribe", b"x", b"message", b"y"]),
+        ("no version", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@s", b"0"]),
+        ("no size", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"5"]),
+        ("a truncated timeout", &[b"HSET", b"K", b"@c", b"1", b"@i", b"", b"@v", b"5", b"@s", b"0"]),
+        (
+            "a version that no double holds",
+            &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"9007199254740993", b"@s", b"0"],
+        ),
+        (
+            "an end that is no number",
+            &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"5", b"@s", b"0", b"@a", b"-1e9"],
+        ),
+    ];
+    for (what, command) in garbage {
+        let id = SessionId::random();
+        plant(&mut admin, &id, command).await;
+        let before = admin.command(&["DUMP", &key(&id)]).await;
+
+        let error = store.load(&id).await.expect_err(what);
+        assert!(error.is_corrupt(), "{what}: {}", cause(&error));
+        store.touch(&id).await.expect(what);
+        for action in [Action::Apply(id), Action::Renew(id, id.successor(), Renewal::Keep), Action::Destroy(id)] {
+            let mut commit = commit(action);
+            commit.seen = Some(Version(1));
+            assert_eq!(store.commit(&commit).await.expect(what), Reply::Absent, "{what}: {:?}", commit.action);
+        }
+        assert_eq!(store.commit(&commit(Action::Create(id, start()))).await.expect(what), Reply::Occupied, "{what}");
+        let other = SessionId::random();
+        applied(&store, &commit(Action::Create(other, start()))).await;
+        assert_eq!(admin.command(&["DUMP", &key(&id)]).await, before, "{what} was written to");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_would_never_end_is_none() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    machine.admin().await.command(&["PERSIST", &key(&id)]).await;
+    assert!(store.load(&id).await.expect_err("it has no time to live").is_corrupt());
+}
+
+#[tokio::test]
+async fn a_tombstone_with_garbage_in_it_is_corrupt() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = SessionId::random();
+    plant(&mut machine.admin().await, &id, &[b"HSET", b"K", b"@t", b"short"]).await;
+    assert!(store.load(&id).await.expect_err("it names no ID").is_corrupt());
+    assert!(store.commit(&add(id, "n", 1)).await.expect_err("it names no ID").is_corrupt());
+}
+
+/// An older version beside it neither drops nor shows them, whatever it does.
+#[tokio::test]
+async fn reserved_fields_of_a_later_version_are_kept() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let mut admin = machine.admin().await;
+    let id = create(&store).await;
+    admin.command(&["HSET", &key(&id), "@z", "of tomorrow"]).await;
+    applied(&store, &set(id, "a", "1")).await;
+    let mut clear = set(id, "b", "2");
+    clear.clear = true;
+    applied(&store, &clear).await;
+    let to = id.successor();
+    applied(&store, &commit(Action::Renew(id, to, Renewal::Keep))).await;
+    assert_eq!(attributes(&store, &to).await, [("b".to_owned(), "2".to_owned())].into());
+    assert_eq!(admin.command(&["HGET", &key(&to), "@z"]).await, "$11\r\nof tomorrow\r\n");
+}
+
+#[tokio::test]
+async fn garbage_where_a_reply_would_be_remembered_stops_no_commit() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    for (commit, n) in [(add(id, "n", 1), Some(1)), (commit(Action::Destroy(id)), None)] {
+        let [high, low] = id.shard();
+        let record = format!("session:{{{high:02x}{low:02x}}}:{}", URL_SAFE_NO_PAD.encode(commit.id.0));
+        machine.admin().await.command(&["RPUSH", &record, "x"]).await;
+        assert_eq!(applied(&store, &commit).await.get("n").copied(), n);
+        assert_eq!(applied(&store, &commit).await.get("n").copied(), n, "it is known from now on");
+    }
+}
+
+/// What a script calls is counted too, but crosses no network.
+#[tokio::test]
+async fn each_operation_costs_what_it_should() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let mut admin = machine.admin().await;
+    let (id, to) = (SessionId::random(), SessionId::random());
+    let mut many = set(id, "a", "2");
+    for i in 0..50 {
+        many.changes.extend(set(id, &format!("a{i}"), "1").changes);
+    }
+
+    admin.command(&["CONFIG", "RESETSTAT"]).await;
+    applied(&store, &commit(Action::Create(id, start()))).await;
+    costs(&mut admin, "creating", &["evalsha", "exists", "get", "hset", "pexpire", "set"]).await;
+    store.load(&id).await.expect("it is there");
+    costs(&mut admin, "loading", &["hgetall", "pttl"]).await;
+    applied(&store, &set(id, "a", "1")).await;
+    let writing = ["evalsha", "get", "hlen", "hmget", "hset", "pexpire", "set"];
+    costs(&mut admin, "setting an attribute", &writing).await;
+    applied(&store, &many).await;
+    costs(&mut admin, "setting many attributes", &writing).await;
+    store.touch(&id).await.expect("it answers");
+    costs(&mut admin, "prolonging", &["evalsha", "hmget", "pexpire"]).await;
+    store.load(&SessionId::random()).await.expect("it answers");
+    costs(&mut admin, "loading what is not there", &["hgetall", "pttl"]).await;
+    applied(&store, &commit(Action::Renew(id, to, Renewal::Keep))).await;
+    let renewing = ["evalsha", "exists", "get", "hlen", "hmget", "hset", "hset", "pexpire", "pexpire", "rename", "set"];
+    costs(&mut admin, "renewing", &renewing).await;
+    applied(&store, &commit(Action::Destroy(to))).await;
+    costs(&mut admin, "destroying", &["del", "evalsha", "get", "hmget", "hset", "pexpire", "set"]).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    costs(&mut admin, "doing nothing", &[]).await;
+}
+
+/// Compares what was called since the last time, less what the store does by itself and what this function does.
+async fn costs(admin: &mut Redis, what: &str, expected: &[&str]) {
+    let own = ["config|resetstat", "info", "role", "time", "hello", "client|id", "script|load"];
+    let mut calls = admin.calls().await;
+    calls.retain(|name, _| !own.contains(&name.as_str()));
+    let mut counted = BTreeMap::new();
+    for name in expected {
+        *counted.entry((*name).to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(calls, counted, "{what}");
+    admin.command(&["CONFIG", "RESETSTAT"]).await;
+}
+
+/// Runs a command on the session's key (`K`), and lets it expire.
+async fn plant(admin: &mut Redis, id: &SessionId, command: &[&[u8]]) {
+    let key = key(id);
+    let words: Vec<&[u8]> = command.iter().map(|word| if *word == b"K" { key.as_bytes() } else { word }).collect();
+    let answer = admin.command(&words).await;
+    assert!(!answer.starts_with('-'), "{answer}");
+    admin.command(&["PEXPIRE", &key, "60000"]).await;
+}
