@@ -168,7 +168,7 @@ impl Slot {
             if state.sealed {
                 return Err(SessionError::new(Kind::TooLate));
             }
-            if state.delta.replaces() || !state.delta.changes_attributes() {
+            if state.waits_for_the_answer() || !state.delta.changes_attributes() {
                 return Ok(Applied::default());
             }
             state.take_attribute_changes()
@@ -195,19 +195,26 @@ impl Slot {
         mut change: impl FnMut(Option<Bytes>) -> Result<(Option<Bytes>, T), SessionError>,
     ) -> Result<T, SessionError> {
         let _order = self.turn().await;
-        let (delta, mut stored) = {
+        let (delta, mut stored) = loop {
             let mut state = self.state();
             if state.sealed && state.record.is_none() {
                 return Err(SessionError::new(Kind::Gone));
             }
-            if state.delta.replaces() {
-                // The session that this would be compared with does not exist yet.
-                let (value, out) = change(state.overlay(name))?;
-                state.delta.assign(name, value);
-                return Ok(out);
+            if state.starts_another() {
+                // The session that this would be compared with does not exist yet; only this request changes what it will be.
+                let before = state.overlay(name);
+                // `change` is foreign code, and may look at the session itself.
+                drop(state);
+                let (value, out) = change(before.clone())?;
+                let mut state = self.open()?;
+                if state.overlay(name) == before && state.starts_another() {
+                    state.delta.assign(name, value);
+                    return Ok(out);
+                }
+                continue;
             }
             let stored = state.record.as_ref().and_then(|record| record.attributes.get(name).cloned());
-            (state.take_attribute_changes(), stored)
+            break (state.take_attribute_changes(), stored);
         };
         let mut in_flight = InFlight { slot: self, landed: false };
         let late = self.late_budget();
@@ -420,15 +427,16 @@ impl Slot {
     async fn last_commit(&self, wanted: bool, succeeded: bool) -> Result<(), SessionError> {
         let _order = self.flushing.lock().await;
         let _concluded = OnDrop(|| self.state().concluding = false);
-        let delta = {
+        let (delta, failed) = {
             let mut state = self.state();
-            // A handler that answers 4xx or 5xx has told its client about the flush that failed; any other answer would claim that it
-            // took effect.
-            if let Some(error) = state.failed.clone().filter(|_| succeeded) {
-                return Err(error);
-            }
-            std::mem::take(&mut state.delta)
+            // Taken in any case: nothing is left that a late `update` could take along.
+            (std::mem::take(&mut state.delta), state.failed.clone())
         };
+        // A handler that answers 4xx or 5xx has told its client about the flush that failed; any other answer would claim that it took
+        // effect.
+        if let Some(error) = failed.filter(|_| succeeded) {
+            return Err(error);
+        }
         if !wanted {
             // An `update` that failed after the handler had answered gave back what it was to take along.
             return Ok(());

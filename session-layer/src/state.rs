@@ -128,6 +128,22 @@ impl State {
         self.record.is_some() && !self.delta.replaces()
     }
 
+    /// Whether the changes so far are for a session that only the answer's commit starts, with nothing in it: after the end of the one
+    /// before, or when somebody logs in over what a logout left.
+    pub(crate) fn starts_another(&self) -> bool {
+        self.delta.replaces() || (self.logs_in() && matches!(self.seen, Seen::Ended { successor: None }))
+    }
+
+    /// Whether it takes the answer's commit to find the session that the changes so far are for: as above, or a login that follows a
+    /// renewal.
+    pub(crate) fn waits_for_the_answer(&self) -> bool {
+        self.delta.replaces() || (self.logs_in() && matches!(self.seen, Seen::Ended { .. }))
+    }
+
+    fn logs_in(&self) -> bool {
+        matches!(self.delta.identity, Identity::LogIn(_))
+    }
+
     /// Undoes [`take_attribute_changes`](Self::take_attribute_changes), below what was changed since.
     pub(crate) fn put_back(&mut self, mut taken: Delta) {
         let later = std::mem::take(&mut self.delta);

@@ -212,3 +212,29 @@ async fn a_visitors_stream_starts_no_session_late() {
     assert_eq!(told.await.unwrap(), (true, false));
     store.expect_calls(&[]);
 }
+
+#[tokio::test]
+async fn a_late_update_takes_nothing_along_that_the_answer_said_was_not_applied() {
+    let (store, browser) = setup();
+    browser.run("insert n 1").await.expect(200);
+    let gate = crate::fixture::Gate::default();
+    let (done, updated) = tokio::sync::oneshot::channel();
+    let (done, after) = (Arc::new(Mutex::new(Some(done))), gate.clone());
+    let handler = |session: Session| async move {
+        session.insert("a", 1).unwrap();
+        session.flush().await.unwrap_err();
+        session.insert("b", 1).unwrap();
+        tokio::spawn(async move {
+            after.pass().await;
+            let updated = session.update("n", |n: &mut Option<i64>| *n = Some(2)).await;
+            done.lock().unwrap().take().unwrap().send(updated.is_ok()).unwrap();
+        });
+    };
+    let app = Router::new().route("/run", post(handler)).layer(layer(&store).build().unwrap());
+    store.next(Apply, Fault::Refuse);
+    let answer = app.oneshot(browser.request("/run", "")).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    gate.open();
+    assert!(updated.await.unwrap());
+    browser.run("names; get n").await.says("n 2");
+}

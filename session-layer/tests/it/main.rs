@@ -13,9 +13,10 @@ mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say
 mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
-mod identity; // which session a request means, and what becomes of it
+mod identity; // which session a request means
 mod late;
 mod layers; // where the layer goes among others
+mod login; // logging in and out
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model

@@ -203,3 +203,31 @@ async fn an_update_that_always_loses_is_a_typed_error_and_changes_nothing() {
     assert!(answer.error.is_some_and(|error| error.is_contended()));
     browser.run("names; get n").await.says("n 0");
 }
+
+#[tokio::test]
+async fn an_updates_closure_may_look_at_the_session() {
+    use session_layer::Session;
+    for ended in [false, true] {
+        let (store, _, [one, _]) = two_nodes().await;
+        let handler = move |session: Session| async move {
+            if ended {
+                session.log_out().unwrap();
+                session.insert("n", 5).unwrap();
+            }
+            let other = session.clone();
+            session.update("cas", move |cas: &mut Option<i64>| *cas = other.get("n").unwrap()).await
+        };
+        let layer = layer(&store).build().unwrap();
+        let app = axum::Router::new().route("/run", axum::routing::post(handler)).layer(layer);
+        let request = one.request("/run", "");
+        // On a thread of its own: should it hang, then only that one.
+        let (done, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            done.send(runtime.block_on(tower::ServiceExt::oneshot(app, request)).unwrap()).unwrap();
+        });
+        let answer = answer.recv_timeout(std::time::Duration::from_secs(20)).expect("no deadlock");
+        one.receive(&crate::fixture::Answer::read(answer).await.expect(200));
+        one.run("get cas").await.says(if ended { "5" } else { "0" });
+    }
+}
