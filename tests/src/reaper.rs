@@ -41,7 +41,8 @@ pub(crate) fn remove_leftovers() -> io::Result<()> {
 /// Starts the process that removes `project` when this process has ended. The child's standard input must be kept for as long as
 /// the project is to live.
 pub(crate) fn watch_over(project: &str) -> io::Result<Child> {
-    let script = format!("{REMOVE}\nread -r _\nremove {project}");
+    // More than once: a `docker compose up` that was cut off may still be creating containers.
+    let script = format!("{REMOVE}\nread -r _\nfor again in 1 2 3 4 5; do remove {project}; sleep 2; done");
     // In a process group of its own: Ctrl-C in the terminal ends the tests, and must not end this.
     quiet(&script).stdin(Stdio::piped()).process_group(0).spawn()
 }

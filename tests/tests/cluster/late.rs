@@ -62,3 +62,42 @@ async fn a_put_whose_body_comes_after_the_id_changed_is_refused_and_leaves_the_n
     assert_ne!(session["session_id"], id);
     assert_eq!(session["attributes"], serde_json::json!({ "basket": ["tea"] }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_was_clicked_twice_ends_logged_in_whichever_answer_comes_last() {
+    let cluster = cluster::shared().await;
+    let [first, second] = cluster.nodes();
+    for round in 0..10 {
+        let browser = Browser::new();
+        assert_eq!(browser.put(first, "basket", r#"["tea"]"#).await.status, 204);
+        let (one, two) = (browser.copy(), browser.copy());
+        tokio::join!(one.log_in_as_alice(first), two.log_in_as_alice(second));
+        for browser in [one, two] {
+            for site in cluster.nodes() {
+                let session = browser.session(site).await;
+                assert_eq!(session["account"], "alice", "round {round}: {session}");
+                assert_eq!(session["attributes"]["basket"][0], "tea", "round {round}: {session}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_still_has_the_cookie_of_a_session_that_ended_can_read_and_log_in() {
+    let cluster = cluster::shared().await;
+    let [first, second] = cluster.nodes();
+    let browser = Browser::new();
+    browser.log_in_as_alice(first).await;
+    browser.put(first, "basket", r#"["tea"]"#).await;
+    let behind = browser.copy();
+    assert_eq!(browser.log_out(second).await.status, 303);
+
+    let answer = behind.get(first, "/api/session").await;
+    assert_eq!((answer.status.as_u16(), answer.set_cookie()), (200, None), "{answer:?}");
+    let answer = behind.put(first, "basket", "1").await;
+    assert_eq!((answer.status.as_u16(), answer.set_cookie()), (409, None), "{answer:?}");
+    let answer = behind.log_in(second, "bob", "builder").await;
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let session = behind.session(first).await;
+    assert_eq!((&session["account"], &session["attributes"]), (&"bob".into(), &serde_json::json!({})));
+}
