@@ -122,3 +122,23 @@ async fn a_session_that_was_created_by_a_flush_can_be_logged_out_before_its_answ
     store.expect_calls(&[Load, Destroy]);
     assert!(!store.calls().contains(&Create));
 }
+
+#[tokio::test]
+async fn a_handler_that_reloads_and_finds_the_session_gone_cannot_write_to_it() {
+    for change in ["insert a 1", "push cart 2", "cycle", "log_in alice", "log_out; insert flash 1"] {
+        let (store, app, browser) = logged_in().await;
+        let late = browser.start(&format!("get cart; hold late; reload; exists; get cart; {change}"));
+        app.gate("late").reached(1).await;
+        browser.copy().run("log_out").await.expect(200);
+        app.gate("late").open();
+        late.await.unwrap().expect(409).without_cookie();
+        assert!(store.memory.is_empty(), "{change}");
+    }
+    // Reading and logging out are no writes.
+    let (_, app, browser) = logged_in().await;
+    let late = browser.start("get cart; hold late; reload; exists; get cart; principal; log_out");
+    app.gate("late").reached(1).await;
+    browser.copy().run("log_out").await.expect(200);
+    app.gate("late").open();
+    late.await.unwrap().says("[1] false false none nobody").without_cookie();
+}

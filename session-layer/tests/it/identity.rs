@@ -180,3 +180,16 @@ async fn a_logout_of_one_kind_of_request_costs_one_commit() {
     browser.run("destroy").await.expect(200).with_removal();
     store.expect_calls(&[Load, Destroy]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_can_tell_a_session_that_ended_from_none_at_all() {
+    for end in ["log_out", "cycle", "log_in alice"] {
+        let (_, _, browser) = ended_by(end).await;
+        browser.run("ended; exists").await.says("true false").without_cookie();
+    }
+    let (_, _, browser) = with_cart().await;
+    browser.run("ended").await.says("false");
+    browser.other().run("ended").await.says("false");
+    advance(minutes(31)).await;
+    browser.run("ended").await.says("false");
+}

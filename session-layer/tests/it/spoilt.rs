@@ -1,4 +1,4 @@
-//! What is stored is no session, or not the one that was seen.
+//! What is stored is no session, or not the one that was seen; and failures that a handler has dealt with.
 
 use crate::fixture::Call::{Apply, Load};
 use crate::fixture::{Browser, Fault, TestStore, setup};
@@ -51,4 +51,29 @@ async fn a_session_that_a_failover_took_back_to_an_older_state_is_409() {
     let answer = browser.run("get n; insert a 1").await.expect(409).without_cookie();
     assert!(answer.error.is_some_and(|error| error.is_gone()));
     browser.run("names").await.says("n,text");
+}
+
+// Failures that a handler has dealt with.
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_has_dealt_with_a_failed_flush_answers_as_it_likes() {
+    let (store, browser) = with_session().await;
+    // The counter's place is taken: start it anew.
+    browser.run("increment text; try flush; forgive; insert text 1; get text").await.says("409 1");
+    browser.run("get text").await.says("1");
+    store.next(Apply, Fault::Refuse);
+    browser.run("insert a 1; try flush; forgive; get a").await.says("503 none").without_cookie();
+    // Also one that it gave up itself.
+    store.next(Apply, Fault::Hang);
+    browser.run("insert a 1; flush_within 100; forgive; insert b 1").await.says("dropped");
+    browser.run("names").await.says("b,n,text");
+    // It forgives what was, not what comes.
+    store.next(Apply, Fault::Refuse);
+    browser.run("forgive; insert c 1; try flush").await.expect(503);
+    store.next(Apply, Fault::Refuse);
+    browser
+        .run("increment n; insert x 1; try flush; forgive; insert c 1; increment text 0; flush text")
+        .await
+        .says("503 1");
+    browser.run("names; get n").await.says("b,c,n,text 0");
 }
