@@ -220,3 +220,12 @@ async fn a_touch_that_fails_disturbs_nobody() {
     settle().await;
     store.expect_calls(&[Load, Touch, Load, Touch]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_prolongs_by_itself_and_is_not_followed_by_a_touch() {
+    let (store, browser) = with_session().await;
+    tokio::time::advance(minutes(20)).await;
+    browser.run("insert b 1; flush; get b").await.says("1");
+    settle().await;
+    store.expect_calls(&[Load, Apply]);
+}

@@ -133,7 +133,7 @@ fn two_layers(store: &TestStore) -> Router {
     async fn both(session: Session, admin: Session<Admin>) -> Result<String, SessionError> {
         Ok(format!("{:?} {:?}", session.get::<String>("who")?, admin.get::<String>("who")?))
     }
-    let admin: SessionLayer<Admin> = layer(store).cookie_name("__Host-admin").kind::<Admin>().build().unwrap();
+    let admin: SessionLayer<Admin> = layer(store).cookie_name("__Host-manager").kind::<Admin>().build().unwrap();
     Router::new()
         .route("/visitor", get(|session: Session| async move { session.insert("who", "visitor") }))
         .route("/admin", get(|session: Session<Admin>| async move { session.insert("who", "admin") }))
@@ -160,11 +160,12 @@ async fn two_layers_live_side_by_side_and_neither_opens_the_others_cookie() {
     let app = two_layers(&store);
     let visitor = pair(&ask(&app, "/visitor", &[]).await.expect(200).with_cookie());
     let admin = pair(&ask(&app, "/admin", &[]).await.expect(200).with_cookie());
-    assert!(visitor.starts_with("__Host-session=") && admin.starts_with("__Host-admin="));
+    assert!(visitor.starts_with("__Host-session=") && admin.starts_with("__Host-manager="));
     ask(&app, "/both", &[&visitor, &admin]).await.says("Some(\"visitor\") Some(\"admin\")").without_cookie();
     ask(&app, "/both", &[&format!("{visitor}; {admin}")]).await.says("Some(\"visitor\") Some(\"admin\")");
-    // The same secret and the same store, but the name is part of what is signed.
-    let swapped = [visitor.replace("__Host-session", "__Host-admin"), admin.replace("__Host-admin", "__Host-session")];
+    // The same secret, the same store, and a name of the same length; but the name is part of what is signed.
+    let swapped =
+        [visitor.replace("__Host-session", "__Host-manager"), admin.replace("__Host-manager", "__Host-session")];
     ask(&app, "/both", &[&swapped[0], &swapped[1]]).await.says("None None");
 }
 

@@ -238,3 +238,28 @@ async fn a_late_update_takes_nothing_along_that_the_answer_said_was_not_applied(
     assert!(updated.await.unwrap());
     browser.run("names; get n").await.says("n 2");
 }
+
+#[tokio::test]
+async fn a_change_while_the_commit_is_on_its_way_is_an_error_and_not_lost() {
+    let (store, browser) = setup();
+    browser.run("insert n 1").await.expect(200);
+    let gate = crate::fixture::Gate::default();
+    let (done, told) = tokio::sync::oneshot::channel();
+    let (done, after) = (Arc::new(Mutex::new(Some(done))), gate.clone());
+    let handler = |session: Session| async move {
+        session.insert("a", 1).unwrap();
+        tokio::spawn(async move {
+            after.pass().await;
+            done.lock().unwrap().take().unwrap().send(session.insert("b", 1)).unwrap();
+        });
+    };
+    let app = Router::new().route("/run", post(handler)).layer(layer(&store).build().unwrap());
+    let committing = store.hold(Apply);
+    let answer = tokio::spawn(app.oneshot(browser.request("/run", "")));
+    committing.reached(1).await;
+    gate.open();
+    assert!(told.await.unwrap().unwrap_err().is_too_late());
+    committing.open();
+    assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    browser.run("names").await.says("a,n");
+}

@@ -1,8 +1,5 @@
 //! Where the layer goes among others: each row of the table at `SessionLayer`, its right way and its wrong way.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use axum::Router;
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -18,7 +15,7 @@ use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::fixture::Call::Create;
-use crate::fixture::{Answer, Browser, Fault, Gate, TestStore, layer, millis, ops, settle, setup};
+use crate::fixture::{Answer, Browser, Captured, Fault, Gate, TestStore, layer, millis, ops, settle, setup};
 
 fn sessions() -> (TestStore, Browser, SessionLayer) {
     let (store, browser) = setup();
@@ -144,30 +141,11 @@ async fn compression_goes_on_either_side() {
 
 // Trace: outside.
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What is logged about the commit of a first write.
 async fn logged(app: &Router, browser: &Browser) -> String {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_writer({
-        let log = log.clone();
-        move || log.clone()
-    });
-    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let log = Captured::begin();
     run(app, browser, "insert a 1").await.expect(200).with_cookie();
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     text.lines().find(|line| line.contains("session created")).expect("the commit is logged").to_owned()
 }
 

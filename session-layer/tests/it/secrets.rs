@@ -1,6 +1,5 @@
 //! Nothing prints an ID, a cookie, an attribute's value or a principal: not `Debug`, not an error, not a log.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -9,7 +8,7 @@ use base64::Engine;
 use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError};
 use session_layer::{LazySession, Session, SessionError, SessionId, SessionLayer};
 
-use crate::fixture::{App, Browser, Call, Fault, SECRET, TestStore};
+use crate::fixture::{App, Browser, Call, Captured, Fault, SECRET, TestStore};
 
 /// Prints all that a store is given and gives.
 #[derive(Clone, Default)]
@@ -51,20 +50,6 @@ impl SessionStore for Printing {
 
     async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
         self.inner.touch(id).await
-    }
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -144,12 +129,7 @@ async fn what_passes_between_a_request_and_a_store_prints_no_secret() {
 
 #[tokio::test(start_paused = true)]
 async fn no_log_holds_a_secret_at_any_level() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false).with_writer({
-        let log = log.clone();
-        move || log.clone()
-    });
-    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let log = Captured::begin();
     let store = TestStore::default();
     let app = App::new(crate::fixture::layer(&store).development(true).cookie_name("__s").build().unwrap());
     let browser = Browser::new(&app);
@@ -157,7 +137,7 @@ async fn no_log_holds_a_secret_at_any_level() {
     let answer = browser.run("insert password \"hunter2\"; log_in wonderland-alice").await;
     let value = answer.set_cookies()[0].split([';', '=']).nth(1).unwrap().to_owned();
     live(&store, &browser).await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = log.text();
     for event in
         ["session created", "session ID renewed", "session destroyed", "did not answer in time", "development mode"]
     {
