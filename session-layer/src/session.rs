@@ -282,7 +282,7 @@ impl<K> Session<K> {
 
     /// Logs somebody in: the session gets a new ID, so that whoever knew the old one has nothing (session fixation), keeps its
     /// attributes, and its absolute timeout starts again. Attributes of a session that belonged to another principal do not go
-    /// over.
+    /// over; what this request itself changed before does.
     ///
     /// # Errors
     ///
@@ -385,6 +385,11 @@ impl<K> LazySession<K> {
     /// The same.
     pub fn increment(&self, name: impl Named, by: i64) -> Result<(), SessionError> {
         increment(&self.slot, name.attribute_name(), by)
+    }
+
+    /// Says that the handler has dealt with a flush that failed; see [`Session::forgive_failed_flush`].
+    pub fn forgive_failed_flush(&self) {
+        self.slot.state().failed = None;
     }
 
     /// Commits the changes so far; see [`Session::flush`].

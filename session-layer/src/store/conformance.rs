@@ -41,6 +41,7 @@ macro_rules! conformance {
             clear_leaves_only_what_the_commit_sets
             the_number_of_attributes_is_limited
             the_size_of_the_record_is_limited
+            what_is_above_a_lowered_limit_may_stay_and_shrink
             the_size_of_the_record_stays_right
             versions_rise_with_each_commit
             a_session_older_than_seen_is_not_changed
@@ -345,6 +346,20 @@ pub async fn the_size_of_the_record_is_limited(store: Arc<impl SessionStore>) {
     renew(Renewal::Replace { start: start(), linked: true }).applied(&store).await;
 }
 
+/// A deploy that lowers a limit must not lock anybody out.
+pub async fn what_is_above_a_lowered_limit_may_stay_and_shrink(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("a", "111"), ("b", "222"), ("c", "333")]).await;
+    let limited = |draft: Draft| draft.limits(1, 4);
+    limited(apply(id).set("a", "0")).applied(&store).await;
+    limited(apply(id).remove("b")).applied(&store).await;
+    limited(apply(id).remove("a").set("z", "5")).applied(&store).await;
+    assert_eq!(limited(apply(id).set("d", "")).reply(&store).await, Reply::Limit(Limit::Attributes));
+    assert_eq!(limited(apply(id).set("z", "55")).reply(&store).await, Reply::Limit(Limit::Record));
+    let to = id.successor();
+    limited(draft(Action::Renew(id, to, Renewal::Keep))).applied(&store).await;
+    assert_eq!(alive(&store, &to).await.attributes, attributes(&[("c", "333"), ("z", "5")]));
+}
+
 /// After many changes the limit is where it was.
 pub async fn the_size_of_the_record_stays_right(store: Arc<impl SessionStore>) {
     let id = create_with(&store, &[("x", "1")]).await;
@@ -364,10 +379,11 @@ pub async fn the_size_of_the_record_stays_right(store: Arc<impl SessionStore>) {
     for round in ["as it is", "renewed"] {
         let record = alive(&store, &id).await;
         let size: usize = record.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
-        assert_eq!(apply(id).limits(99, size - 1).reply(&store).await, Reply::Limit(Limit::Record), "{round}");
-        apply(id).limits(record.attributes.len(), size).applied(&store).await;
-        let fewer = record.attributes.len() - 1;
-        assert_eq!(apply(id).limits(fewer, size).reply(&store).await, Reply::Limit(Limit::Attributes), "{round}");
+        let (count, one_more) = (record.attributes.len(), || apply(id).set("+", ""));
+        assert_eq!(one_more().limits(99, size).reply(&store).await, Reply::Limit(Limit::Record), "{round}");
+        assert_eq!(one_more().limits(count, size + 1).reply(&store).await, Reply::Limit(Limit::Attributes), "{round}");
+        one_more().limits(count + 1, size + 1).applied(&store).await;
+        apply(id).remove("+").applied(&store).await;
         let to = id.successor();
         let renewal = Renewal::LogIn { principal: "alice".into(), absolute_timeout: Some(Duration::from_secs(60)) };
         draft(Action::Renew(id, to, renewal)).applied(&store).await;

@@ -330,6 +330,7 @@ fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<Strin
             return Err(Reply::Conflict { name: name.clone(), current: current.cloned() });
         }
     }
+    let before = size(attributes);
     if commit.clear {
         attributes.clear();
     }
@@ -353,14 +354,19 @@ fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<Strin
             }
         }
     }
-    broken_limit(attributes, &commit.limits).map_or(Ok(counters), |limit| Err(Reply::Limit(limit)))
+    broken_limit(before, size(attributes), &commit.limits).map_or(Ok(counters), |limit| Err(Reply::Limit(limit)))
 }
 
-fn broken_limit(attributes: &Attributes, limits: &Limits) -> Option<Limit> {
-    let size = |(name, value): (&String, &Bytes)| name.len() + value.len();
-    if attributes.len() > limits.attributes {
+/// How many attributes, and how many bytes of names and values.
+fn size(attributes: &Attributes) -> (usize, usize) {
+    (attributes.len(), attributes.iter().map(|(name, value)| name.len() + value.len()).sum())
+}
+
+/// What was within the limits of an earlier setting may stay, and shrink.
+fn broken_limit(before: (usize, usize), after: (usize, usize), limits: &Limits) -> Option<Limit> {
+    if after.0 > limits.attributes.max(before.0) {
         Some(Limit::Attributes)
-    } else if attributes.iter().map(size).sum::<usize>() > limits.record_bytes {
+    } else if after.1 > limits.record_bytes.max(before.1) {
         Some(Limit::Record)
     } else {
         None

@@ -131,6 +131,7 @@ for i = 1, conditions do
   end
 end
 
+local attributes_before, bytes_before = attributes, bytes
 if clear then
   old, attributes, bytes = {}, 0, 0
 end
@@ -163,10 +164,11 @@ for i = first_change, #ARGV, 3 do
     attributes, bytes = attributes + 1, bytes + #name + #after
   end
 end
-if attributes > most_attributes then
+-- What was within the limits of an earlier setting may stay, and shrink.
+if attributes > most_attributes and attributes > attributes_before then
   return 'LA'
 end
-if bytes > most_bytes then
+if bytes > most_bytes and bytes > bytes_before then
   return 'LR'
 end
 
