@@ -23,6 +23,8 @@ pub mod node; // the demo as a process of this machine, for tests that count wha
 
 pub mod proxy; // stands between a node and Redis, and counts
 
+pub mod lossy; // stands there too, and loses answers
+
 mod resp; // where one command or reply ends and the next begins
 
 pub mod wait; // for a state

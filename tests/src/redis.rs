@@ -175,6 +175,11 @@ pub struct Redis {
 }
 
 impl Redis {
+    /// Over a connection that is there.
+    pub fn new(connection: TcpStream) -> Self {
+        Self { connection }
+    }
+
     /// Sends a command, and returns the answer as it came over the wire.
     ///
     /// # Panics

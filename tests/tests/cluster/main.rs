@@ -21,4 +21,6 @@ mod outage; // no Redis at all
 
 mod restart; // of nodes, and of everything
 
+mod promises; // what the layer promises, with two nodes on one Redis
+
 mod store; // RedisStore on servers of its own
