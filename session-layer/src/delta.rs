@@ -85,10 +85,11 @@ impl Delta {
     }
 
     pub(crate) fn remove(&mut self, name: &str) {
-        if self.starts_anew() {
+        if self.clear {
             // Nothing from before is left to remove.
             self.changes.remove(name);
         } else {
+            // Also from a session that starts anew: a login may follow to one in which an earlier click has set it.
             self.changes.insert(name.to_owned(), Change::Remove);
         }
     }
@@ -96,16 +97,15 @@ impl Delta {
     /// Adds to what this request already did to the attribute.
     pub(crate) fn add(&mut self, name: &str, by: i64) -> Result<(), SessionError> {
         let not_a_counter = || SessionError::new(Kind::NotACounter(name.to_owned()));
-        let anew = self.starts_anew();
         let change = match self.changes.get(name) {
             Some(Change::Set(value)) => Change::Set(
                 parse_counter(value).and_then(|old| old.checked_add(by)).map(counter_text).ok_or_else(not_a_counter)?,
             ),
             Some(Change::Remove) => Change::Set(checked(by).map(counter_text).ok_or_else(not_a_counter)?),
-            None if anew => Change::Set(checked(by).map(counter_text).ok_or_else(not_a_counter)?),
             Some(Change::Add(already)) => {
                 Change::Add(already.checked_add(by).and_then(checked).ok_or_else(not_a_counter)?)
             }
+            // Also where nothing is left to add to: a login may follow to a session in which an earlier click has counted.
             None => Change::Add(checked(by).ok_or_else(not_a_counter)?),
         };
         self.begin_anew();
