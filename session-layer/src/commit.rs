@@ -34,7 +34,7 @@ impl fmt::Debug for CommitId {
 /// One atomic step of a store: all of it applies, or nothing.
 #[derive(Clone)]
 pub struct Commit {
-    /// A store that has already applied a commit of this ID returns what it returned then and writes nothing.
+    /// A store that has already applied or refused a commit of this ID returns what it returned then and writes nothing.
     pub id: CommitId,
     /// What is done to which session.
     pub action: Action,

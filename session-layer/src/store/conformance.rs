@@ -47,7 +47,7 @@ macro_rules! conformance {
             a_session_older_than_seen_is_not_changed
             a_commit_takes_effect_once
             a_repeated_commit_gets_its_first_reply
-            a_commit_that_was_refused_may_be_tried_again
+            a_commit_that_was_refused_stays_refused
             a_commit_after_its_deadline_is_not_applied
             an_applied_commit_is_known_after_its_deadline
             renewing_moves_everything_to_the_new_id
@@ -474,16 +474,20 @@ pub async fn a_repeated_commit_gets_its_first_reply(store: Arc<impl SessionStore
     assert_eq!(load(&store, &to).await, Loaded::Ended { successor: None });
 }
 
-/// Only what was applied is remembered.
-pub async fn a_commit_that_was_refused_may_be_tried_again(store: Arc<impl SessionStore>) {
-    let id = SessionId::random();
-    let commit = apply(id).add("n", 1);
-    assert_eq!(commit.reply(&store).await, Reply::Absent);
-    draft(Action::Create(id, start())).set("n", "\"x\"").applied(&store).await;
-    assert_eq!(commit.reply(&store).await, Reply::NotACounter("n".into()));
+/// A copy of it may have been held up on its way, and its sender has been told no.
+pub async fn a_commit_that_was_refused_stays_refused(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("n", "\"x\"")]).await;
+    let add = apply(id).set("a", "1").add("n", 1);
+    let compare = apply(id).set("a", "2").when("n", Some("1"));
+    let is_no_counter = || Reply::NotACounter("n".into());
+    let conflict = || Reply::Conflict { name: "n".into(), current: Some(Bytes::from_static(b"\"x\"")) };
+    assert_eq!(add.reply(&store).await, is_no_counter());
+    assert_eq!(compare.reply(&store).await, conflict());
+    // Now both could be applied; but whoever sent them was told that they were not.
     apply(id).set("n", "1").applied(&store).await;
-    let (_, counters) = commit.applied(&store).await;
-    assert_eq!(counters["n"], 2);
+    assert_eq!(add.reply(&store).await, is_no_counter());
+    assert_eq!(compare.reply(&store).await, conflict());
+    assert_eq!(alive(&store, &id).await.attributes, attributes(&[("n", "1")]));
 }
 
 /// Whoever sent it has given up.

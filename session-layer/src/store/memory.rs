@@ -68,16 +68,14 @@ impl SessionStore for MemoryStore {
         let now = Instant::now();
         let mut state = self.lock();
         state.sweep(now);
-        if let Some((reply, _)) = state.applied.get(&commit.id) {
+        if let Some((reply, _)) = state.replies.get(&commit.id) {
             return Ok(reply.clone());
         }
         if is_past(commit.deadline) {
             return Err(StoreError::unavailable("the commit came after its deadline"));
         }
         let reply = state.commit(commit, now);
-        if matches!(reply, Reply::Applied { .. }) {
-            state.applied.insert(commit.id, (reply.clone(), now + commit.remember));
-        }
+        state.replies.insert(commit.id, (reply.clone(), now + commit.remember));
         Ok(reply)
     }
 
@@ -136,7 +134,7 @@ impl SessionStore for MemoryStore {
 #[derive(Default)]
 struct State {
     entries: HashMap<SessionId, Entry>,
-    applied: HashMap<CommitId, (Reply, Instant)>,
+    replies: HashMap<CommitId, (Reply, Instant)>,
     revoked: HashMap<CommitId, (usize, Instant)>,
     /// Sessions by principal, each with when its principal logged in.
     principals: HashMap<String, HashMap<SessionId, Version>>,
@@ -202,9 +200,9 @@ impl State {
     /// Drops what has expired, once per as many operations as there are entries: constant cost per operation.
     fn sweep(&mut self, now: Instant) {
         self.operations_since_sweep += 1;
-        if self.operations_since_sweep > self.entries.len() + self.applied.len() {
+        if self.operations_since_sweep > self.entries.len() + self.replies.len() {
             self.entries.retain(|_, entry| entry.until > now);
-            self.applied.retain(|_, (_, until)| *until > now);
+            self.replies.retain(|_, (_, until)| *until > now);
             self.revoked.retain(|_, (_, until)| *until > now);
             for sessions in self.principals.values_mut() {
                 sessions.retain(|id, _| self.entries.contains_key(id));

@@ -2,7 +2,7 @@
 -- One commit: creates, changes or renews a session in one step. All checks come before the first write, since Redis does not roll
 -- a script back. The shebang makes Redis refuse it as a whole, before it starts, when it is out of memory or short of replicas.
 --
--- KEYS  1 the session  2 the reply to this commit, if it was applied before  3 the successor (only to renew)
+-- KEYS  1 the session  2 the reply to this commit, if it was applied or refused before  3 the successor (only to renew)
 -- ARGV  see `Arguments` in scripts.rs; the replies are read by reply.rs
 
 local known = redis.pcall('GET', KEYS[2])
@@ -17,6 +17,12 @@ local micros = time[1] * 1000000 + time[2]
 local millis = math.floor(micros / 1000)
 if micros > tonumber(ARGV[2]) then
   return 'T'
+end
+
+-- A copy of this commit that was held up must not apply once its sender was told no. That a session is gone needs no record.
+local function refuse(reply)
+  redis.call('SET', KEYS[2], reply, 'PX', ARGV[3])
+  return reply
 end
 
 local action = ARGV[1]
@@ -99,7 +105,7 @@ else
     return 'N'
   end
   if seen and version < seen then
-    return 'R'
+    return refuse('R')
   end
   attributes = redis.call('HLEN', KEYS[1])
   for i = 1, reserved do
@@ -127,7 +133,7 @@ for i = 1, conditions do
     expected = string.sub(ARGV[at + 1], 2)
   end
   if current ~= expected then
-    return 'C' .. i .. (current and '+' .. current or '-')
+    return refuse('C' .. i .. (current and '+' .. current or '-'))
   end
 end
 
@@ -150,7 +156,7 @@ for i = first_change, #ARGV, 3 do
     remove[#remove + 1] = name
   else
     if not is_counter(before or '0') or not is_counter(value) then
-      return 'X' .. ((i - first_change) / 3 + 1)
+      return refuse('X' .. ((i - first_change) / 3 + 1))
     end
     -- Beyond 2^53 this may be off in its digits, but not in how many there are.
     after = decimal((before or 0) + value)
@@ -166,10 +172,10 @@ for i = first_change, #ARGV, 3 do
 end
 -- What was within the limits of an earlier setting may stay, and shrink.
 if attributes > most_attributes and attributes > attributes_before then
-  return 'LA'
+  return refuse('LA')
 end
 if bytes > most_bytes and bytes > bytes_before then
-  return 'LR'
+  return refuse('LR')
 end
 
 -- The list of a principal's sessions: a sorted set of their keys, by when the principal logged in.
@@ -195,7 +201,7 @@ if logs_in and most_sessions then
   end
   for i = 1, #others + 1 - most_sessions do
     if not evict then
-      return 'S'
+      return refuse('S')
     end
     evicted[i] = others[i]
   end
