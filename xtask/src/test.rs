@@ -31,7 +31,10 @@ pub(crate) fn test() -> Result<()> {
         ]))
     });
     report.step("unit, integration and documentation tests", || {
-        run(cargo(&["test", "--workspace", "--exclude", "cluster-tests", "--all-features", "--locked"]))
+        let mut tests = cargo(&["test", "--workspace", "--exclude", "cluster-tests", "--all-features", "--locked"]);
+        // Ten times as many as while developing.
+        tests.env("SIMULATION_RUNS", "10000");
+        run(tests)
     });
     report.step("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);

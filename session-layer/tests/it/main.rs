@@ -3,10 +3,12 @@
 
 #![allow(unreachable_pub, reason = "nothing in a test binary can be reached from outside")]
 
+mod broken; // a store with one of the usual mistakes
 mod fixture;
 
 mod attributes; // their types, and what other versions of the app wrote
 mod cheap; // P5: what a request costs
+mod clicks; // logins that are clicked twice
 mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
 mod ended; // P3: what has ended stays ended
@@ -22,6 +24,7 @@ mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model
 mod secrets; // nothing prints one
 mod services; // services that are not axum's
+mod simulation; // every interleaving, from a seed
 mod spoilt; // what is stored is no session
 mod tidy; // what a search can check
 mod timeouts; // how sessions end by themselves // after the head: streams, WebSockets

@@ -1,0 +1,337 @@
+//! What the store keeps. Each method is one step that nobody else comes between.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime};
+
+use session_layer::store::{
+    AboveLimit, Action, Attributes, Change, Commit, CommitId, Listed, Loaded, Record, Renewal, Reply, Revocation,
+    Revoke, Revoked, Start, TOMBSTONE_LIFETIME, Version, parse_counter,
+};
+use session_layer::{Limit, SessionId};
+use tokio::time::Instant;
+
+use super::Defect;
+
+#[derive(Default)]
+pub(super) struct Table {
+    rows: HashMap<SessionId, Row>,
+    replies: HashMap<CommitId, Reply>,
+    revocations: HashMap<CommitId, Revoked>,
+    /// By principal: its sessions, and which login each was.
+    index: HashMap<String, Vec<(u64, SessionId)>>,
+    logins: u64,
+    last_version: u64,
+}
+
+#[derive(Clone)]
+struct Row {
+    attributes: Attributes,
+    created_on: SystemTime,
+    idle_timeout: Duration,
+    ends: Option<Instant>,
+    version: u64,
+    principal: Option<String>,
+    until: Instant,
+    /// A tombstone keeps the row, and the ID that replaced it.
+    ended: Option<Option<SessionId>>,
+}
+
+impl Row {
+    fn new(start: &Start) -> Self {
+        let now = Instant::now();
+        let mut row = Self {
+            attributes: Attributes::new(),
+            created_on: start.created_on,
+            idle_timeout: start.idle_timeout,
+            ends: start.absolute_timeout.map(|timeout| now + timeout),
+            version: 0,
+            principal: start.principal.clone(),
+            until: now,
+            ended: None,
+        };
+        row.prolong();
+        row
+    }
+
+    fn prolong(&mut self) {
+        let idle = Instant::now() + self.idle_timeout;
+        self.until = self.ends.map_or(idle, |ends| idle.min(ends));
+    }
+
+    fn record(&self) -> Record {
+        let now = Instant::now();
+        Record {
+            attributes: self.attributes.clone(),
+            created_on: self.created_on,
+            idle_timeout: self.idle_timeout,
+            expires_on: self.ends.map(|ends| SystemTime::now() + ends.saturating_duration_since(now)),
+            ttl: self.until.saturating_duration_since(now),
+            version: Version(self.version),
+            principal: self.principal.clone(),
+        }
+    }
+}
+
+impl Table {
+    /// What is there now, tombstones included.
+    fn row(&mut self, id: &SessionId) -> Option<&mut Row> {
+        self.rows.get_mut(id).filter(|row| row.until > Instant::now())
+    }
+
+    pub(super) fn is_alive(&mut self, id: &SessionId) -> bool {
+        self.row(id).is_some_and(|row| row.ended.is_none())
+    }
+
+    pub(super) fn attributes(&mut self, id: &SessionId) -> Attributes {
+        self.row(id).map(|row| row.attributes.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn replace_attributes(&mut self, id: &SessionId, attributes: Attributes) {
+        if let Some(row) = self.row(id) {
+            row.attributes = attributes;
+        }
+    }
+
+    pub(super) fn load(&mut self, id: &SessionId) -> Loaded {
+        match self.row(id) {
+            None => Loaded::Absent,
+            Some(Row { ended: Some(successor), .. }) => Loaded::Ended { successor: *successor },
+            Some(row) => Loaded::Alive(row.record()),
+        }
+    }
+
+    pub(super) fn reply_to(&self, id: &CommitId) -> Option<Reply> {
+        self.replies.get(id).cloned()
+    }
+
+    pub(super) fn remember(&mut self, commit: &Commit, reply: &Reply) {
+        self.replies.insert(commit.id, reply.clone());
+    }
+
+    /// What a store says that takes silence for success.
+    pub(super) fn guess(&mut self, commit: &Commit) -> Option<Reply> {
+        let mut counters = BTreeMap::new();
+        let attributes = self.attributes(commit.action.id());
+        for (name, change) in &commit.changes {
+            if let Change::Add(by) = change {
+                let old = attributes.get(name).map_or(Some(0), |value| parse_counter(value))?;
+                counters.insert(name.clone(), old + by);
+            }
+        }
+        Some(Reply::Applied { version: Version(self.last_version + 1), counters, confirmed: true })
+    }
+
+    pub(super) fn commit(&mut self, commit: &Commit, defect: Option<Defect>) -> Reply {
+        let has = |other| defect == Some(other);
+        let mut row = match self.base(commit, defect) {
+            Ok(row) => row,
+            Err(reply) => return reply,
+        };
+        if let Action::Destroy(id) = &commit.action {
+            if has(Defect::KeepsADeadSessionInTheIndex) {
+                self.bury_unlisted(id, None);
+            } else {
+                self.bury(id, None);
+            }
+            return Reply::Applied { version: Version(row.version), counters: BTreeMap::new(), confirmed: true };
+        }
+        let changed = change(&mut row.attributes, commit);
+        if has(Defect::AppliesBeforeAllChecksPassed) && matches!(commit.action, Action::Apply(_)) {
+            self.replace_attributes(commit.action.id(), row.attributes.clone());
+        }
+        let counters = match changed {
+            Ok(counters) => counters,
+            Err(reply) => return reply,
+        };
+        match self.above_limit(commit) {
+            Ok(evicted) => evicted.iter().for_each(|id| self.bury(id, None)),
+            Err(reply) => return reply,
+        }
+        self.last_version += 1;
+        row.version = self.last_version;
+        if !has(Defect::NeverProlongs) || !matches!(commit.action, Action::Apply(_)) {
+            row.prolong();
+        }
+        let id = *commit.action.target().expect("only a destroyed session has none");
+        if let Action::Renew(old, _, renewal) = &commit.action {
+            let since = self.login_of(old);
+            if !has(Defect::KeepsTheOldIdAlive) {
+                let linked = !matches!(renewal, Renewal::Replace { linked: false, .. });
+                self.bury(old, linked.then_some(id));
+            }
+            if *renewal == Renewal::Keep && !has(Defect::MissesASessionInTheIndex) {
+                self.list(&row, id, since);
+            }
+        }
+        if commit.action.logs_in().is_some() {
+            self.list(&row, id, None);
+        }
+        let version = Version(row.version);
+        self.rows.insert(id, row);
+        Reply::Applied { version, counters, confirmed: true }
+    }
+
+    /// The row before its attributes are changed.
+    fn base(&mut self, commit: &Commit, defect: Option<Defect>) -> Result<Row, Reply> {
+        if let Some(fresh) = match &commit.action {
+            Action::Create(id, _) | Action::Renew(_, id, _) => Some(id),
+            Action::Apply(_) | Action::Destroy(_) => None,
+        } && self.row(fresh).is_some()
+        {
+            return Err(Reply::Occupied);
+        }
+        if let Action::Create(_, start) = &commit.action {
+            return Ok(Row::new(start));
+        }
+        let may_upsert = defect == Some(Defect::UpsertsOnSave) && matches!(commit.action, Action::Apply(_));
+        let into_the_dead =
+            defect == Some(Defect::WritesIntoADestroyedSession) && matches!(commit.action, Action::Apply(_));
+        let row = match self.row(commit.action.id()) {
+            None if may_upsert => Row::new(&Start {
+                created_on: SystemTime::now(),
+                idle_timeout: Duration::from_secs(1800),
+                absolute_timeout: None,
+                principal: None,
+            }),
+            None => return Err(Reply::Absent),
+            Some(Row { ended: Some(successor), .. }) if !(into_the_dead && successor.is_none()) => {
+                return Err(Reply::Ended { successor: *successor });
+            }
+            Some(row) => row.clone(),
+        };
+        if commit.seen.is_some_and(|seen| row.version < seen.0) {
+            return Err(Reply::RolledBack);
+        }
+        Ok(match &commit.action {
+            Action::Renew(_, _, Renewal::Replace { start, .. }) => Row::new(start),
+            Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) => Row {
+                principal: Some(principal.clone()),
+                ends: absolute_timeout.map(|timeout| Instant::now() + timeout),
+                ..row
+            },
+            _ => row,
+        })
+    }
+
+    pub(super) fn bury(&mut self, id: &SessionId, successor: Option<SessionId>) {
+        for sessions in self.index.values_mut() {
+            sessions.retain(|(_, listed)| listed != id);
+        }
+        self.bury_unlisted(id, successor);
+    }
+
+    fn bury_unlisted(&mut self, id: &SessionId, successor: Option<SessionId>) {
+        if let Some(row) = self.rows.get_mut(id) {
+            row.ended = Some(successor);
+            row.until = Instant::now() + TOMBSTONE_LIFETIME;
+        }
+    }
+
+    pub(super) fn touch(&mut self, id: &SessionId, defect: Option<Defect>) {
+        let Some(row) = self.row(id) else { return };
+        match (row.ended, defect) {
+            (Some(_), Some(Defect::TouchRevivesATombstone)) => {
+                row.ended = None;
+                row.prolong();
+            }
+            (Some(_), Some(Defect::TouchProlongsATombstone)) => row.until = Instant::now() + TOMBSTONE_LIFETIME,
+            (Some(_), _) | (None, Some(Defect::NeverProlongs)) => {}
+            (None, _) => row.prolong(),
+        }
+    }
+
+    fn login_of(&self, id: &SessionId) -> Option<u64> {
+        self.index.values().flatten().find(|(_, listed)| listed == id).map(|(since, _)| *since)
+    }
+
+    fn list(&mut self, row: &Row, id: SessionId, since: Option<u64>) {
+        if let Some(principal) = &row.principal {
+            self.logins += 1;
+            let since = since.unwrap_or(self.logins);
+            self.index.entry(principal.clone()).or_default().push((since, id));
+        }
+    }
+
+    /// The sessions of a principal, those that logged in first first.
+    fn listed(&mut self, principal: &str) -> Vec<(u64, SessionId)> {
+        let mut listed = self.index.get(principal).cloned().unwrap_or_default();
+        listed.sort_unstable_by_key(|(since, _)| *since);
+        listed.retain(|(_, id)| self.row(id).is_some());
+        listed
+    }
+
+    pub(super) fn sessions_of(&mut self, principal: &str, _defect: Option<Defect>) -> Vec<Listed> {
+        let listed = self.listed(principal);
+        let of = |(since, id): (u64, SessionId)| {
+            let logged_in_on = SystemTime::UNIX_EPOCH + Duration::from_micros(since);
+            Some(Listed { handle: id.handle(), logged_in_on, record: self.row(&id)?.record() })
+        };
+        listed.into_iter().filter_map(of).collect()
+    }
+
+    pub(super) fn above_limit(&mut self, commit: &Commit) -> Result<Vec<SessionId>, Reply> {
+        let (Some(principal), Some(limit)) = (commit.action.logs_in(), commit.sessions) else { return Ok(Vec::new()) };
+        let others: Vec<_> =
+            self.listed(principal).into_iter().map(|(_, id)| id).filter(|id| id != commit.action.id()).collect();
+        let too_many = (others.len() + 1).saturating_sub(limit.most);
+        match limit.above {
+            AboveLimit::Refuse if too_many > 0 => Err(Reply::TooManySessions),
+            _ => Ok(others.into_iter().take(too_many).collect()),
+        }
+    }
+
+    pub(super) fn revoke(&mut self, revocation: &Revocation) -> Revoked {
+        if let Some(revoked) = self.revocations.get(&revocation.id) {
+            return *revoked;
+        }
+        let mut doomed = self.listed(&revocation.principal);
+        doomed.retain(|(_, id)| match revocation.which {
+            Revoke::One(handle) => id.handle() == handle,
+            Revoke::Others(handle) => id.handle() != handle,
+            Revoke::All => true,
+        });
+        doomed.iter().for_each(|(_, id)| self.bury(id, None));
+        let revoked = Revoked { ended: doomed.len(), confirmed: true };
+        self.revocations.insert(revocation.id, revoked);
+        revoked
+    }
+}
+
+/// Changes attributes until something is wrong; the caller decides what becomes of what was changed by then.
+fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<String, i64>, Reply> {
+    for (name, expected) in &commit.conditions {
+        if attributes.get(name) != expected.as_ref() {
+            return Err(Reply::Conflict { name: name.clone(), current: attributes.get(name).cloned() });
+        }
+    }
+    if commit.clear {
+        attributes.clear();
+    }
+    let mut counters = BTreeMap::new();
+    for (name, change) in &commit.changes {
+        match change {
+            Change::Set(value) => {
+                attributes.insert(name.clone(), value.clone());
+            }
+            Change::Remove => {
+                attributes.remove(name);
+            }
+            Change::Add(by) => {
+                let old = attributes.get(name).map_or(Some(0), |value| parse_counter(value));
+                let Some(new) = old.and_then(|old| old.checked_add(*by)) else {
+                    return Err(Reply::NotACounter(name.clone()));
+                };
+                attributes.insert(name.clone(), new.to_string().into());
+                counters.insert(name.clone(), new);
+            }
+        }
+    }
+    let size: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if attributes.len() > commit.limits.attributes {
+        Err(Reply::Limit(Limit::Attributes))
+    } else if size > commit.limits.record_bytes {
+        Err(Reply::Limit(Limit::Record))
+    } else {
+        Ok(counters)
+    }
+}

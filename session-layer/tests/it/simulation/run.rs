@@ -1,0 +1,306 @@
+//! One run, from its seed to what is left when all is quiet again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use session_layer::store::{Loaded, SessionStore};
+use session_layer::test_util::history::{self, Call, Operation};
+use session_layer::test_util::random::Seeded;
+use session_layer::{SessionError, SessionId};
+use tokio::time::{sleep, sleep_until};
+
+use super::browser::{Browser, Cluster, Node};
+use super::check::{Check, Violation};
+use super::handler::number_of;
+use super::network::Network;
+use super::random::Random;
+use super::script::{ALL, Account, NOTE, PAIR};
+use super::settings::Settings;
+use super::spans::Spans;
+use super::world::{self, Seen, Shared, World, lock};
+
+pub struct Outcome {
+    pub violations: Vec<Violation>,
+    pub requests: usize,
+    /// How often each situation came up that is hard to get right.
+    pub met: BTreeMap<&'static str, u64>,
+    pub trace: Vec<String>,
+}
+
+/// Runs a seed on the store that `make` makes, together with what ends the store's own trouble.
+pub fn run<S, H>(seed: u64, traced: bool, make: impl FnOnce(&mut Random, &Settings) -> (S, H)) -> Outcome
+where
+    S: SessionStore + Clone,
+    H: FnOnce(),
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without IO needs nothing");
+    let _seeded = Seeded::new(seed);
+    tracing::subscriber::with_default(Spans, || {
+        runtime.block_on(async {
+            let mut random = Random::new(seed);
+            let settings = Arc::new(Settings::new(&mut random));
+            let (store, heal) = make(&mut random, &settings);
+            let world = World::new(&settings, traced);
+            lock(&world).ledger.note(|| format!("seed {seed}: {settings:?}"));
+            simulate(&world, &settings, store, heal, random).await;
+            let mut world = lock(&world);
+            Outcome {
+                violations: std::mem::take(&mut world.ledger.violations),
+                requests: world.requests.len(),
+                met: std::mem::take(&mut world.ledger.met),
+                trace: world.ledger.trace.take().unwrap_or_default(),
+            }
+        })
+    })
+}
+
+async fn simulate<S: SessionStore + Clone>(
+    world: &Shared,
+    settings: &Arc<Settings>,
+    store: S,
+    heal: impl FnOnce(),
+    mut random: Random,
+) {
+    let network =
+        |random: &mut Random| Network::new(store.clone(), Arc::clone(world), Arc::clone(settings), random.fork());
+    let quiet = network(&mut random).quiet();
+    let looks_up = {
+        let quiet = quiet.clone();
+        Arc::new(move |id: SessionId| {
+            let quiet = quiet.clone();
+            tokio::spawn(async move {
+                // The store of several steps has trouble of its own.
+                loop {
+                    if let Ok(loaded) = quiet.load(&id).await {
+                        return matches!(loaded, Loaded::Alive(_));
+                    }
+                }
+            })
+        })
+    };
+    let start = |random: &mut Random| Arc::new(Node::start(world, settings, network(random)));
+    let cluster: Cluster = Arc::new(Mutex::new(vec![start(&mut random), start(&mut random)]));
+    let browsers: Vec<_> = (0..settings.browsers)
+        .map(|number| Browser::new(number, world, &cluster, settings, random.fork(), looks_up.clone()))
+        .collect();
+    let browsing: Vec<_> = browsers.iter().map(|browser| tokio::spawn(browser.clone().browse())).collect();
+
+    if random.chance(settings.node_dies) {
+        sleep(Duration::from_millis(random.below(300))).await;
+        let dying = {
+            let mut nodes = lock(&cluster);
+            let at = random.below(nodes.len() as u64) as usize;
+            std::mem::replace(&mut nodes[at], start(&mut random))
+        };
+        lock(world).ledger.note(|| "a node dies".to_owned());
+        dying.kill();
+        lock(world).ledger.meet("a node that died");
+    }
+    for browser in browsing {
+        browser.await.expect("browsers do not fail");
+    }
+    for browser in &browsers {
+        browser.look().await;
+    }
+
+    // What is still on its way arrives, and whoever waits gives up.
+    sleep(settings.budget + Duration::from_secs(5)).await;
+    heal();
+    at_rest(world, &quiet).await;
+    judge(&mut lock(world));
+    long_after(world, &quiet).await;
+}
+
+/// When nothing is under way any more, the store has exactly what it should have.
+async fn at_rest<S: SessionStore + Clone>(world: &Shared, quiet: &Network<S>) {
+    let ids: Vec<_> = lock(world).ledger.idents.iter().map(|ident| ident.id).collect();
+    let mut alive = BTreeMap::<String, Vec<usize>>::new();
+    for (ident, id) in ids.iter().enumerate() {
+        let from = lock(world).ledger.now().tick;
+        let Ok(loaded) = quiet.load(id).await else { unreachable!("it has no trouble any more") };
+        let Loaded::Alive(record) = loaded else { continue };
+        let world = &mut lock(world);
+        let to = world.ledger.now().tick;
+        if let Some(principal) = &record.principal {
+            alive.entry(principal.clone()).or_default().push(ident);
+        }
+        // A last look that no client took; it belongs to nobody's request.
+        world.last_looks.push(Seen { from, to, id: *id, attributes: Some(record.attributes) });
+    }
+    for account in (0..8).map(Account) {
+        let Ok(listed) = quiet.sessions_of(account.name()).await else { unreachable!("no trouble any more") };
+        let ledger = &mut lock(world).ledger;
+        let mut listed: Vec<_> = listed.iter().filter_map(|listed| ledger.find_handle(&listed.handle)).collect();
+        listed.sort_unstable();
+        let alive = alive.remove(account.name()).unwrap_or_default();
+        if listed != alive {
+            let what = format!("{} has sessions {alive:?}, the list says {listed:?}", account.name());
+            ledger.fail(Check::TheIndexIsExact, what);
+        }
+        let limit = ledger.limit.map_or(usize::MAX, |(most, _)| most);
+        if alive.len() > limit {
+            let what = format!("{} has {} live sessions, not {limit}", account.name(), alive.len());
+            ledger.fail(Check::TheLimitIsKept, what);
+        }
+    }
+}
+
+/// Judges what clients were told.
+fn judge(world: &mut World) {
+    let mut failed: Vec<(Check, String)> = Vec::new();
+    let mut histories = BTreeMap::<(usize, &'static str), Vec<Operation>>::new();
+    let lineage_of =
+        |world: &World, id: &SessionId| world.ledger.find(id).map(|ident| world.ledger.idents[ident].lineage);
+
+    for (number, request) in world.requests.iter().enumerate() {
+        for segment in &request.segments {
+            let sent = || segment.commits.iter().filter_map(|id| world.ledger.sent.get(id));
+            let applied = sent().filter(|sent| sent.applied).count();
+            let took_effect = match segment.outcome {
+                world::Outcome::Applied => {
+                    let leaves = segment.calls.values().any(|call| !matches!(call, Call::Remove(_)));
+                    if leaves && applied == 0 {
+                        failed
+                            .push((Check::AnswersAreHonest, format!("request {number}: 2xx, and nothing was applied")));
+                    }
+                    segment.to
+                }
+                world::Outcome::Unknown => None,
+                world::Outcome::Refused | world::Outcome::Withdrawn => {
+                    if applied > 0 {
+                        let what = format!("request {number}: {:?}, and yet it was applied", segment.outcome);
+                        failed.push((Check::AnswersAreHonest, what));
+                    }
+                    continue;
+                }
+            };
+            if applied > 1 {
+                let what = format!("request {number}: {applied} commits for one set of changes");
+                failed.push((Check::AnswersAreHonest, what));
+            }
+            for sent in sent().filter(|sent| sent.applied || sent.unknown) {
+                let Some(lineage) = sent.lineage else { continue };
+                // An acknowledged one was applied by this commit or by another of the same segment.
+                let answered = took_effect.filter(|_| sent.applied);
+                for (name, call) in &segment.calls {
+                    let operation = Operation { call: *call, invoked: segment.from, answered };
+                    histories.entry((lineage, *name)).or_default().push(operation);
+                }
+            }
+        }
+    }
+
+    let looks = world
+        .requests
+        .iter()
+        .flat_map(|request| request.seen.iter().map(move |seen| (Some(request.browser), seen)))
+        .chain(world.last_looks.iter().map(|seen| (None, seen)));
+    for (browser, Seen { from, to, id, attributes }) in looks {
+        let Some(attributes) = attributes else { continue };
+        let Some(lineage) = lineage_of(world, id) else { continue };
+        if attributes.get(PAIR[0]) != attributes.get(PAIR[1]) {
+            failed.push((Check::NothingIsHalfWritten, format!("{} without {}", PAIR[0], PAIR[1])));
+        }
+        for name in ALL {
+            let value = attributes.get(name).and_then(number_of);
+            let owner = value.map(|value| value.abs() / 1_000_000_000).filter(|owner| *owner > 0);
+            if let (Some(owner), Some(browser)) = (owner, browser)
+                && owner != browser as i64 + 1
+            {
+                let what = format!("browser {browser} saw {name} = {value:?} of browser {}", owner - 1);
+                failed.push((Check::NobodySeesWhatIsNotTheirs, what));
+            }
+            let operation = Operation { call: Call::Read(value), invoked: *from, answered: Some(*to) };
+            histories.entry((lineage, name)).or_default().push(operation);
+        }
+    }
+
+    for ((lineage, name), history) in &histories {
+        // One with nothing but reads of nothing says nothing.
+        if history.iter().all(|operation| operation.call == Call::Read(None)) {
+            continue;
+        }
+        if let Err(anomaly) = history::check(None, history) {
+            let what = format!("session of lineage {lineage}, {name}: {:?} of {history:#?}", anomaly.operation);
+            failed.push((Check::Linearizable, what));
+        }
+        if *name == "hits" || *name == NOTE {
+            failed.extend(count(*lineage, name, history));
+        }
+    }
+    failed.extend(late_requests(world));
+    for (check, what) in failed {
+        world.ledger.fail(check, what);
+    }
+}
+
+/// The counter that is only ever counted up, by plain arithmetic.
+fn count(lineage: usize, name: &str, history: &[Operation]) -> Option<(Check, String)> {
+    let only_counted = history.iter().all(|operation| matches!(operation.call, Call::Increment(_) | Call::Read(_)));
+    if !only_counted {
+        return None;
+    }
+    let increments = || history.iter().filter(|operation| matches!(operation.call, Call::Increment(_)));
+    let known = increments().filter(|operation| operation.answered.is_some()).count() as i64;
+    let all = increments().count() as i64;
+    // Only who asked after all had been answered can tell.
+    let last = history.iter().max_by_key(|operation| operation.invoked)?;
+    let Call::Read(value) = last.call else { return None };
+    if increments().any(|operation| operation.answered.is_some_and(|answered| answered >= last.invoked)) {
+        return None;
+    }
+    let last = value.unwrap_or(0);
+    let what = format!("lineage {lineage}: {name} is {last}, of {known} acknowledged and {all} sent increments");
+    (last < known || last > all).then_some((Check::CountersAreExact, what))
+}
+
+/// Once the end of a session was acknowledged, no request that comes later is served from it.
+fn late_requests(world: &World) -> Vec<(Check, String)> {
+    let mut failed = Vec::new();
+    for (number, request) in world.requests.iter().enumerate() {
+        let ended = request.ends_presented
+            && request
+                .answer
+                .as_ref()
+                .is_some_and(|answer| answer.error.as_ref().is_none_or(SessionError::is_not_durable));
+        let (true, Some(id), Some(answer)) = (ended, request.presented, &request.answer) else { continue };
+        for (late, other) in world.requests.iter().enumerate() {
+            for seen in &other.seen {
+                if seen.id == id && seen.from > answer.at.tick && seen.attributes.is_some() {
+                    let what = format!("request {number} ended the session that request {late} was served from");
+                    failed.push((Check::WhatEndedStaysEnded, what));
+                }
+            }
+        }
+    }
+    failed
+}
+
+/// Tombstones go in time, and nothing is left of sessions that nobody uses.
+async fn long_after<S: SessionStore + Clone>(world: &Shared, quiet: &Network<S>) {
+    let graves = lock(world).ledger.graves();
+    for (until, id) in graves {
+        sleep_until(until).await;
+        let Ok(loaded) = quiet.load(&id).await else { unreachable!("no trouble any more") };
+        if loaded != Loaded::Absent {
+            let ledger = &mut lock(world).ledger;
+            let name = ledger.name(&id);
+            ledger.fail(Check::TombstonesLastFiveMinutes, format!("{name} still has its tombstone"));
+        }
+    }
+    sleep(lock(world).settings.idle_timeout + Duration::from_secs(1)).await;
+    let ids: Vec<_> = lock(world).ledger.idents.iter().map(|ident| ident.id).collect();
+    for id in ids {
+        let Ok(loaded) = quiet.load(&id).await else { unreachable!("no trouble any more") };
+        if matches!(loaded, Loaded::Alive(_)) {
+            let ledger = &mut lock(world).ledger;
+            let name = ledger.name(&id);
+            ledger.fail(Check::SessionsExpireInTime, format!("{name} is alive, and nobody used it"));
+        }
+    }
+}

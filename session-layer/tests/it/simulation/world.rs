@@ -1,0 +1,310 @@
+//! What clients asked for and were told, and what the ledger knows of the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use session_layer::store::{Action, Commit, CommitId, Reply, StoreError};
+use session_layer::test_util::history::Call;
+use session_layer::{SessionError, SessionId};
+
+use super::check::Check;
+use super::ledger::{Ledger, Moment};
+use super::script::{Account, Script};
+use super::settings::Settings;
+
+pub type Shared = Arc<Mutex<World>>;
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub struct World {
+    pub settings: Arc<Settings>,
+    pub ledger: Ledger,
+    pub requests: Vec<Request>,
+    /// Which segment each commit was for.
+    pub commits: HashMap<CommitId, (usize, usize)>,
+    /// What was in the store when all was over.
+    pub last_looks: Vec<Seen>,
+    serial: i64,
+}
+
+/// One request.
+#[derive(Debug)]
+pub struct Request {
+    pub browser: usize,
+    pub script: Script,
+    pub presented: Option<SessionId>,
+    pub invoked: Option<Moment>,
+    /// The handler's own time, and what else does not count towards the budget.
+    pub own_time: Duration,
+    /// How many calls had a budget of their own.
+    pub budgets: u32,
+    pub seen: Vec<Seen>,
+    pub segments: Vec<Segment>,
+    /// What it cost the session that the browser presented: set when the handler has answered.
+    pub ends_presented: bool,
+    pub logs_in: Option<Account>,
+    /// What the layer knows of its own commits.
+    learned: Vec<Action>,
+    pub answer: Option<Answer>,
+}
+
+/// A session as a handler saw it.
+#[derive(Debug)]
+pub struct Seen {
+    pub from: u64,
+    pub to: u64,
+    pub id: SessionId,
+    /// Its attributes, if it was there.
+    pub attributes: Option<BTreeMap<String, Bytes>>,
+}
+
+/// What is committed together.
+#[derive(Debug)]
+pub struct Segment {
+    pub calls: BTreeMap<&'static str, Call>,
+    pub from: u64,
+    pub to: Option<u64>,
+    pub outcome: Outcome,
+    pub commits: Vec<CommitId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The handler failed, so nothing may be sent.
+    Withdrawn,
+    /// Nobody was told.
+    Unknown,
+    Applied,
+    /// The client was told that it is not applied.
+    Refused,
+}
+
+impl Outcome {
+    pub fn of(error: &SessionError) -> Self {
+        if error.is_unavailable() {
+            Self::Unknown
+        } else if error.is_not_durable() {
+            Self::Applied
+        } else {
+            Self::Refused
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub at: Moment,
+    pub status: u16,
+    /// The ID that the browser is to keep, or that it is to forget its own.
+    pub cookie: Option<Option<SessionId>>,
+    /// If the layer answered in place of the handler.
+    pub error: Option<SessionError>,
+}
+
+impl World {
+    pub fn new(settings: &Arc<Settings>, traced: bool) -> Shared {
+        let ledger = Ledger::new(settings.idle_timeout, settings.limit, traced);
+        Arc::new(Mutex::new(Self {
+            settings: Arc::clone(settings),
+            ledger,
+            requests: Vec::new(),
+            commits: HashMap::new(),
+            last_looks: Vec::new(),
+            serial: 0,
+        }))
+    }
+
+    pub fn plan(&mut self, browser: usize, script: Script) -> usize {
+        self.requests.push(Request {
+            browser,
+            script,
+            presented: None,
+            invoked: None,
+            own_time: Duration::ZERO,
+            budgets: 1,
+            seen: Vec::new(),
+            segments: Vec::new(),
+            ends_presented: false,
+            logs_in: None,
+            learned: Vec::new(),
+            answer: None,
+        });
+        self.requests.len() - 1
+    }
+
+    /// A number that nobody else writes, from which its writer can be told, with room to count up.
+    pub fn fresh_number(&mut self, browser: usize) -> i64 {
+        self.serial += 1;
+        (browser as i64 + 1) * 1_000_000_000 + self.serial * 1000
+    }
+
+    pub fn invoked(&mut self, request: usize, presented: Option<SessionId>) {
+        let moment = self.ledger.now();
+        self.ledger.note(|| {
+            let Request { browser, script, .. } = &self.requests[request];
+            format!("request {request} of browser {browser}: {script:?}")
+        });
+        if let Some(id) = presented {
+            let name = self.ledger.name(&id);
+            self.ledger.note(|| format!("request {request} presents {name}"));
+        }
+        let known = &mut self.requests[request];
+        known.presented = presented;
+        known.invoked = Some(moment);
+    }
+
+    /// A request's commit is on its way.
+    pub fn sends(&mut self, request: usize, commit: &Commit) {
+        let Some(at) = self.requests[request].segments.len().checked_sub(1) else {
+            let what = format!("request {request} committed something before its handler asked for it");
+            return self.ledger.fail(Check::AnswersAreHonest, what);
+        };
+        if self.commits.insert(commit.id, (request, at)).is_none() {
+            self.requests[request].segments[at].commits.push(commit.id);
+        }
+    }
+
+    /// The layer was told that it was applied.
+    pub fn learns(&mut self, request: usize, action: &Action) {
+        self.requests[request].learned.push(action.clone());
+    }
+
+    pub fn note_commit(&mut self, request: Option<usize>, commit: &Commit, reply: &Result<Reply, StoreError>) {
+        let ledger = &mut self.ledger;
+        if ledger.trace.is_none() {
+            return;
+        }
+        let name = ledger.name(commit.action.id());
+        let target = commit.action.target().map(|id| ledger.name(id));
+        let kind = match &commit.action {
+            Action::Create(..) => "create",
+            Action::Apply(_) => "change",
+            Action::Renew(..) => "renew",
+            Action::Destroy(_) => "destroy",
+        };
+        let changes: Vec<_> = commit
+            .changes
+            .iter()
+            .map(|(name, change)| match change {
+                session_layer::store::Change::Set(value) => format!("{name}={}", String::from_utf8_lossy(value)),
+                other => format!("{name} {other:?}"),
+            })
+            .collect();
+        let (logs_in, clear) = (commit.action.logs_in(), commit.clear);
+        // Versions follow the clock of the machine.
+        let reply = match reply {
+            Ok(Reply::Applied { counters, .. }) => format!("applied, {counters:?}"),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        };
+        ledger.note(|| {
+            format!(
+                "commit {:?} of request {request:?}: {kind} {name} to {target:?}, login {logs_in:?}, clear {clear}, \
+                 {changes:?}: {reply}",
+                commit.id
+            )
+        });
+    }
+
+    pub fn answered(
+        &mut self,
+        request: usize,
+        status: u16,
+        cookie: Option<Option<SessionId>>,
+        error: Option<SessionError>,
+    ) {
+        let at = self.ledger.now();
+        let cookie_name = cookie.map(|id| id.map(|id| self.ledger.name(&id)));
+        self.ledger.note(|| format!("answer to request {request}: {status} {error:?}, cookie {cookie_name:?}"));
+        let known = &mut self.requests[request];
+        let outcome = error.as_ref().map_or(Outcome::Applied, Outcome::of);
+        if let Some(last) = known.segments.last_mut()
+            && last.to.is_none()
+            && last.outcome == Outcome::Unknown
+        {
+            last.outcome = outcome;
+            last.to = (outcome == Outcome::Applied).then_some(at.tick);
+        }
+        known.answer = Some(Answer { at, status, cookie, error });
+        self.check_answer(request);
+    }
+
+    /// What an answer by itself must keep to.
+    fn check_answer(&mut self, request: usize) {
+        let known = &self.requests[request];
+        let answer = known.answer.as_ref().expect("it was answered");
+        let invoked = known.invoked.expect("it was sent");
+        let mut failed: Vec<(Check, String)> = Vec::new();
+
+        let mut met = Vec::new();
+        let took = answer.at.at - invoked.at;
+        // Timers are a millisecond coarse.
+        let allowed = self.settings.budget * known.budgets + known.own_time + Duration::from_millis(10);
+        if took > allowed {
+            failed.push((Check::NothingOutlivesItsBudget, format!("took {took:?}, not {allowed:?}")));
+        }
+
+        match (answer.status, &answer.error) {
+            (503, _) if self.settings.is_calm() => {
+                failed.push((Check::NoErrorButUnavailable, format!("503 without trouble: {:?}", answer.error)));
+            }
+            (500.., Some(error)) if error.status() != 503 => {
+                failed.push((Check::NoErrorButUnavailable, format!("{error}")));
+            }
+            (409, Some(error)) if error.is_gone() => {
+                if let Some(ident) = known.presented.and_then(|id| self.ledger.find(&id))
+                    && self.ledger.surely_alive(ident, answer.at.at)
+                {
+                    failed.push((Check::ConflictsHaveAReason, format!("session #{ident} is alive")));
+                }
+            }
+            _ => {}
+        }
+        // A commit that failed in between leaves its handler a choice; to say that all is well is none.
+        let lied = known.segments.iter().any(|segment| matches!(segment.outcome, Outcome::Unknown | Outcome::Refused));
+        if (200..300).contains(&answer.status) && lied {
+            failed.push((Check::AnswersAreHonest, "2xx although a flush had failed".to_owned()));
+        }
+
+        let applied = known.learned.iter().rev().find_map(|action| match action {
+            Action::Create(id, _) | Action::Renew(_, id, _) => Some(Some(*id)),
+            Action::Destroy(_) => Some(None),
+            Action::Apply(_) => None,
+        });
+        // A login that follows to where another click of it went gives its cookie, which this request never made.
+        let follows = known.logs_in.is_some_and(|account| {
+            answer
+                .cookie
+                .flatten()
+                .and_then(|id| self.ledger.find(&id))
+                .is_some_and(|ident| self.ledger.idents[ident].principal.as_deref() == Some(account.name()))
+        });
+        if follows && answer.cookie != applied {
+            met.push("a second click of a login that followed the first");
+        }
+        if let Some(error) = &answer.error {
+            met.extend(match error {
+                error if error.is_gone() => Some("409 for a session that ended meanwhile"),
+                error if error.is_not_a_counter() => Some("409 for a text that was to be counted"),
+                error if error.is_too_many_sessions() => Some("409 for one session too many"),
+                error if error.is_not_durable() => Some("503 for what no replica confirmed"),
+                error if error.is_unavailable() => Some("503 for a store in trouble"),
+                _ => None,
+            });
+        }
+        if answer.cookie != applied && !follows {
+            let name = |cookie: Option<Option<SessionId>>| cookie.map(|id| id.map(|id| self.ledger.name(&id)));
+            let what = format!("applied {:?}, cookie {:?}", name(applied), name(answer.cookie));
+            failed.push((Check::CookiesFollowWhatWasApplied, what));
+        }
+
+        met.into_iter().for_each(|situation| self.ledger.meet(situation));
+        for (check, what) in failed {
+            self.ledger.fail(check, format!("request {request}: {what}"));
+        }
+    }
+}
