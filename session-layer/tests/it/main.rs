@@ -24,6 +24,7 @@ mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model
 mod secrets; // nothing prints one
 mod services; // services that are not axum's
+mod model; // stores and sessions against plain maps
 mod simulation; // every interleaving, from a seed
 mod spoilt; // what is stored is no session
 mod tidy; // what a search can check
