@@ -18,13 +18,14 @@ mod honest; // P4: what an answer says is so
 mod identity; // which session a request means
 mod late;
 mod layers; // where the layer goes among others
+mod leaks; // clients that go leave nothing behind
 mod login; // logging in and out
+mod model; // stores and sessions against plain maps
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model
 mod secrets; // nothing prints one
 mod services; // services that are not axum's
-mod model; // stores and sessions against plain maps
 mod simulation; // every interleaving, from a seed
 mod spoilt; // what is stored is no session
 mod tidy; // what a search can check

@@ -304,6 +304,7 @@ fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<Strin
             return Err(Reply::Conflict { name: name.clone(), current: attributes.get(name).cloned() });
         }
     }
+    let before = size(attributes);
     if commit.clear {
         attributes.clear();
     }
@@ -326,12 +327,18 @@ fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<Strin
             }
         }
     }
-    let size: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if attributes.len() > commit.limits.attributes {
+    let (count, bytes) = size(attributes);
+    // What was within the limits of an earlier setting may stay, and shrink.
+    if count > commit.limits.attributes.max(before.0) {
         Err(Reply::Limit(Limit::Attributes))
-    } else if size > commit.limits.record_bytes {
+    } else if bytes > commit.limits.record_bytes.max(before.1) {
         Err(Reply::Limit(Limit::Record))
     } else {
         Ok(counters)
     }
+}
+
+/// How many attributes, and how many bytes of names and values.
+fn size(attributes: &Attributes) -> (usize, usize) {
+    (attributes.len(), attributes.iter().map(|(name, value)| name.len() + value.len()).sum())
 }

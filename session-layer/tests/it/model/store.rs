@@ -324,7 +324,11 @@ impl<S: SessionStore> Run<'_, S> {
                 assert_eq!(record.version, session.version);
                 // A store whose time is real is a little further.
                 let left = Duration::from_secs(until - self.model.now);
-                assert!(record.ttl <= left && record.ttl + Duration::from_secs(5) > left, "{:?}, not {left:?}", record.ttl);
+                assert!(
+                    record.ttl <= left && record.ttl + Duration::from_secs(5) > left,
+                    "{:?}, not {left:?}",
+                    record.ttl
+                );
             }
             (loaded, expected) => panic!("loaded {loaded:?}, expected {expected:?}"),
         }
@@ -468,6 +472,7 @@ fn change(attributes: &mut BTreeMap<String, String>, commit: &Commit) -> Result<
             return Err(Reply::Conflict { name: name.clone(), current });
         }
     }
+    let before = attributes.len();
     if commit.clear {
         attributes.clear();
     }
@@ -489,7 +494,7 @@ fn change(attributes: &mut BTreeMap<String, String>, commit: &Commit) -> Result<
         }
     }
     let Limits { attributes: most, .. } = commit.limits;
-    if attributes.len() > most { Err(Reply::Limit(Limit::Attributes)) } else { Ok(counters) }
+    if attributes.len() > most.max(before) { Err(Reply::Limit(Limit::Attributes)) } else { Ok(counters) }
 }
 
 /// But for the version, which only the store can know.

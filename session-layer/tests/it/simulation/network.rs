@@ -173,6 +173,9 @@ impl<S: SessionStore + Clone> SessionStore for Network<S> {
             let reply = store.commit(&sent).await;
             let mut world = lock(&world);
             world.note_commit(request, &sent, &reply);
+            if let (Ok(Reply::Applied { .. }), Some(request)) = (&reply, request) {
+                world.applies(request, &sent.id, began);
+            }
             world.ledger.commit_ends(&sent, began, &reply);
             reply
         };

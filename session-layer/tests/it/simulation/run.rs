@@ -293,7 +293,8 @@ async fn long_after<S: SessionStore + Clone>(world: &Shared, quiet: &Network<S>)
             ledger.fail(Check::TombstonesLastFiveMinutes, format!("{name} still has its tombstone"));
         }
     }
-    sleep(lock(world).settings.idle_timeout + Duration::from_secs(1)).await;
+    let idle_timeout = lock(world).settings.idle_timeout;
+    sleep(idle_timeout + Duration::from_secs(1)).await;
     let ids: Vec<_> = lock(world).ledger.idents.iter().map(|ident| ident.id).collect();
     for id in ids {
         let Ok(loaded) = quiet.load(&id).await else { unreachable!("no trouble any more") };

@@ -233,6 +233,24 @@ impl World {
         self.check_answer(request);
     }
 
+    /// The longest that a request may take. Timers are a millisecond coarse.
+    fn allowed(&self, request: &Request) -> Duration {
+        self.settings.budget * request.budgets + request.own_time + Duration::from_millis(10)
+    }
+
+    /// The store has applied a commit that arrived then: not one that its request had long given up.
+    pub fn applies(&mut self, request: usize, commit: &CommitId, arrived: Moment) {
+        let known = &self.requests[request];
+        let invoked = known.invoked.expect("it was sent");
+        let late = arrived.at - invoked.at;
+        // Unless this is but another copy of one that was.
+        let first = !(self.ledger.sent[commit].applied || self.ledger.sent[commit].unknown);
+        if first && late > self.allowed(known) {
+            let what = format!("request {request}: a commit was applied {late:?} after the request came");
+            self.ledger.fail(Check::NothingAppliesAfterItsDeadline, what);
+        }
+    }
+
     /// What an answer by itself must keep to.
     fn check_answer(&mut self, request: usize) {
         let known = &self.requests[request];
@@ -242,8 +260,7 @@ impl World {
 
         let mut met = Vec::new();
         let took = answer.at.at - invoked.at;
-        // Timers are a millisecond coarse.
-        let allowed = self.settings.budget * known.budgets + known.own_time + Duration::from_millis(10);
+        let allowed = self.allowed(known);
         if took > allowed {
             failed.push((Check::NothingOutlivesItsBudget, format!("took {took:?}, not {allowed:?}")));
         }
