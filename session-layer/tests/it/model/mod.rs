@@ -1,5 +1,16 @@
 //! Stores and sessions against models that are plain maps.
 
-pub mod store; // what a store answers
+mod memory; // and that those here do
+mod session;
+use proptest::test_runner::{Config, RngSeed};
 
-mod session; // what a handler sees
+mod store; // what any store answers // what a handler sees
+
+/// The same cases each time, unless `PROPTEST_RNG_SEED` asks for others.
+fn config(cases: u32) -> Config {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    match config.rng_seed {
+        RngSeed::Random => Config { rng_seed: RngSeed::Fixed(1), ..config },
+        RngSeed::Fixed(_) => config,
+    }
+}
