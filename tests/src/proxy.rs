@@ -65,6 +65,11 @@ impl Proxy {
         (done, std::mem::take(&mut self.seen().trips))
     }
 
+    /// How many round trips there were since [`during`](Self::during) was last used.
+    pub fn trips(&self) -> u64 {
+        self.seen().trips.len() as u64
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         lock(&self.seen)
     }

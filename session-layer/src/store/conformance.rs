@@ -14,15 +14,18 @@ use tokio::time::Instant;
 
 use super::{
     AboveLimit, Action, Attributes, Change, Commit, CommitId, Limits, Listed, Loaded, Record, Renewal, Reply,
-    Revocation, Revoke, SessionLimit, SessionStore, Start, StoreError, Version,
+    Revocation, Revoke, SessionLimit, SessionStore, Start, StoreError, TOMBSTONE_LIFETIME, Version,
 };
 use crate::error::Limit;
 use crate::id::{SessionHandle, SessionId};
 
 /// One `#[tokio::test]` per check. The expression makes the store, and may use `await`.
 ///
-/// ```ignore
+/// ```
+/// use session_layer::store::MemoryStore;
+///
 /// session_layer::conformance!(MemoryStore::new());
+/// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! conformance {
@@ -1108,6 +1111,65 @@ pub async fn a_durable_commit_says_whether_it_is(store: Arc<impl SessionStore>) 
     assert!(store.revoke(&revocation(alice, Revoke::All)).await.unwrap().confirmed);
 }
 
+// Checks that need a hand inside the store or on its way there; they are no part of the macro.
+
+/// "Not found" would start a new session over a live one. `fail` makes the next read fail.
+pub async fn a_failed_read_is_never_absent(store: Arc<impl SessionStore>, fail: impl FnOnce()) {
+    let id = create(&store).await;
+    fail();
+    let failed = store.load(&id).await;
+    assert!(failed.is_err(), "{failed:?}");
+    alive(&store, &id).await;
+}
+
+/// Nobody knows what became of it. `drop_answer` has the next commit be applied and its answer be lost; then a repetition of the
+/// commit is told what the first one did.
+pub async fn a_dropped_answer_is_never_success(store: Arc<impl SessionStore>, drop_answer: impl FnOnce()) {
+    let id = create(&store).await;
+    let commit = apply(id).add("n", 1);
+    drop_answer();
+    let dropped = store.commit(&commit.0).await;
+    assert!(dropped.is_err(), "{dropped:?}");
+    let (_, counters) = commit.applied(&store).await;
+    assert_eq!(counters, BTreeMap::from([("n".into(), 1)]));
+}
+
+/// It would keep an ended session's ID occupied for good. `pass` lets time pass.
+pub async fn a_touch_does_not_prolong_a_tombstone(store: Arc<impl SessionStore>, pass: impl AsyncFn(Duration)) {
+    let id = create(&store).await;
+    draft(Action::Destroy(id)).applied(&store).await;
+    pass(TOMBSTONE_LIFETIME / 2).await;
+    store.touch(&id).await.unwrap();
+    pass(TOMBSTONE_LIFETIME / 2 + Duration::from_secs(1)).await;
+    assert_eq!(load(&store, &id).await, Loaded::Absent);
+}
+
+/// Load, commit and touch go there and back once each. `count` tells how many round trips the store has made so far.
+pub async fn every_call_is_one_round_trip(store: Arc<impl SessionStore>, count: impl Fn() -> u64) {
+    let id = SessionId::random();
+    let mut before = count();
+    let mut one_more = |what: &str| {
+        let now = count();
+        assert_eq!(now - before, 1, "{what}");
+        before = now;
+    };
+    draft(Action::Create(id, start())).set("a", "1").applied(&store).await;
+    one_more("create");
+    load(&store, &id).await;
+    one_more("load");
+    apply(id).set("a", "2").add("n", 1).when("a", Some("1")).applied(&store).await;
+    one_more("apply");
+    store.touch(&id).await.unwrap();
+    one_more("touch");
+    let to = id.successor();
+    draft(Action::Renew(id, to, Renewal::Keep)).applied(&store).await;
+    one_more("renew");
+    draft(Action::Destroy(to)).applied(&store).await;
+    one_more("destroy");
+    load(&store, &to).await;
+    one_more("load a tombstone");
+}
+
 // What makes the next check cost a few lines.
 
 /// A principal of this check alone, since checks may share a server. Leaked: a test process does not live long.
@@ -1312,6 +1374,7 @@ mod tests {
         let source = include_str!("conformance.rs");
         let (suite, rest) = source.split_once("(@tests $store:expr;").unwrap();
         let listed: Vec<&str> = suite.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let (rest, _) = rest.split_once("// Checks that need a hand inside the store").unwrap();
         let checks: Vec<&str> = rest
             .lines()
             .filter_map(|line| line.strip_prefix("pub async fn "))

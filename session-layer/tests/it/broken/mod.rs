@@ -3,6 +3,8 @@
 //!
 //! What is meant to find such mistakes is tested on it.
 
+mod caught;
+
 mod table;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 
 use super::Defect;
 
+/// Logins are counted, not timed, from when the first one is asked about.
+static BEGAN: std::sync::LazyLock<SystemTime> = std::sync::LazyLock::new(SystemTime::now);
+
 #[derive(Default)]
 pub(super) struct Table {
     rows: HashMap<SessionId, Row>,
@@ -263,7 +266,7 @@ impl Table {
     pub(super) fn sessions_of(&mut self, principal: &str, _defect: Option<Defect>) -> Vec<Listed> {
         let listed = self.listed(principal);
         let of = |(since, id): (u64, SessionId)| {
-            let logged_in_on = SystemTime::UNIX_EPOCH + Duration::from_micros(since);
+            let logged_in_on = *BEGAN + Duration::from_micros(since);
             Some(Listed { handle: id.handle(), logged_in_on, record: self.row(&id)?.record() })
         };
         listed.into_iter().filter_map(of).collect()
@@ -319,9 +322,11 @@ fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<Strin
             }
             Change::Add(by) => {
                 let old = attributes.get(name).map_or(Some(0), |value| parse_counter(value));
-                let Some(new) = old.and_then(|old| old.checked_add(*by)) else {
+                // What is added keeps to the digits of a counter as well; then the sum cannot overflow.
+                let (Some(old), Some(by)) = (old, parse_counter(by.to_string().as_bytes())) else {
                     return Err(Reply::NotACounter(name.clone()));
                 };
+                let new = old + by;
                 attributes.insert(name.clone(), new.to_string().into());
                 counters.insert(name.clone(), new);
             }

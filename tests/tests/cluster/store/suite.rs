@@ -1,6 +1,12 @@
 //! The suite that every store passes, on one server that all checks share.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster_tests::proxy::Proxy;
 use cluster_tests::redis::Machine;
+use session_layer::store::conformance;
 use session_layer::store::{RedisStore, SessionStore};
 use tokio::sync::OnceCell;
 
@@ -14,3 +20,15 @@ async fn store() -> RedisStore {
 }
 
 session_layer::conformance!(store().await);
+
+#[tokio::test]
+async fn every_call_is_one_round_trip() {
+    let server = SERVER.get_or_init(async || Machine::with_redis(&[]).await).await;
+    let proxy = Proxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, server.port(0)))).await;
+    let store = RedisStore::builder(&format!("redis://127.0.0.1:{}", proxy.port())).build().expect("the URL is good");
+    store.available().await;
+    // The watchdog's questions.
+    proxy.ignore_what_idling_sends(Duration::from_secs(1)).await;
+    proxy.during(async {}).await;
+    conformance::every_call_is_one_round_trip(Arc::new(store), || proxy.trips()).await;
+}
