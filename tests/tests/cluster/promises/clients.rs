@@ -114,9 +114,10 @@ async fn settle(browser: &Browser, node: &Node, applied: &mut i64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_whose_client_has_gone_is_repeated_until_it_is_known_to_have_taken_effect_once() {
     let place = Place::shared().await;
-    let proxy = Lossy::start(place.address()).await;
-    let (lossy, clean) = (Node::start(&place.through(proxy.port())).await, Node::start(&place).await);
+    let clean = Node::start(&place).await;
     for _ in 0..times(5, 100) {
+        let proxy = Lossy::start(place.address()).await;
+        let lossy = Node::start(&place.through(proxy.port())).await;
         let browser = Browser::default();
         browser.insert(&clean, "cart", "tea").await.expect(200);
         let before = browser.copy();
