@@ -9,6 +9,8 @@ mod door; // nginx: what it serves itself, what it tells the nodes; health and m
 
 mod concurrency; // many writers of one session
 
+mod history; // what many clients were told, held against every order of what they did
+
 mod late; // a request that is still on its way when its session ends
 
 mod bad_input; // cookies, bodies and stored values that nobody should send or store
