@@ -71,11 +71,13 @@ pub(crate) async fn put(
 /// Removes an attribute.
 pub(crate) async fn delete(session: Session, name: Result<Path<String>, PathRejection>) -> Result<StatusCode, Failure> {
     let name = checked(name)?;
-    if session.remove(&name)? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(Problem::new(StatusCode::NOT_FOUND, "There is no such attribute in this session.").into())
+    if session.raw(&name).is_none() {
+        // Nothing is recorded, since this answer says that nothing was done: a removal all the same would take away what
+        // another request has set in the meantime.
+        return Err(Problem::new(StatusCode::NOT_FOUND, "There is no such attribute in this session.").into());
     }
+    session.remove(&name)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
+use session_layer::SessionId;
+use session_layer::store::{Loaded, SessionStore};
 
 use super::client::Cluster;
 
@@ -114,6 +116,22 @@ async fn delete_removes_what_is_there() {
     browser.api(Method::DELETE, COLOUR, "").await.with_status(StatusCode::NO_CONTENT);
     browser.api(Method::DELETE, COLOUR, "").await.with_status(StatusCode::NOT_FOUND);
     assert_eq!(browser.session().await["attributes"], json!({}));
+}
+
+/// Also to what another request sets between the look and the answer.
+#[tokio::test]
+async fn a_delete_that_finds_nothing_does_nothing() {
+    let cluster = Cluster::new();
+    let mut browser = cluster.browser();
+    browser.api(Method::PUT, "/api/session/attributes/other", "1").await.with_status(StatusCode::NO_CONTENT);
+    let id = SessionId::decode(browser.session().await["session_id"].as_str().unwrap()).unwrap();
+    let version = async || match cluster.store.load(&id).await {
+        Ok(Loaded::Alive(record)) => record.version,
+        other => panic!("{other:?}"),
+    };
+    let before = version().await;
+    browser.api(Method::DELETE, COLOUR, "").await.with_status(StatusCode::NOT_FOUND);
+    assert_eq!(version().await, before, "nothing was committed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
