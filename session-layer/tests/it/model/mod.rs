@@ -1,10 +1,12 @@
 //! Stores and sessions against models that are plain maps.
 
-mod memory; // and that those here do
-mod session;
 use proptest::test_runner::{Config, RngSeed};
 
-mod store; // what any store answers // what a handler sees
+mod store; // what any store answers
+
+mod memory; // and that those here do
+
+mod session; // what a handler sees
 
 /// The same cases each time, unless `PROPTEST_RNG_SEED` asks for others.
 fn config(cases: u32) -> Config {

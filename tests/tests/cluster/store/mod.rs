@@ -11,6 +11,7 @@ use tokio::time::Instant;
 mod failover;
 mod faults;
 mod keys;
+mod model;
 mod suite;
 
 /// A store that is connected.
