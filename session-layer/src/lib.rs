@@ -84,3 +84,8 @@ pub mod store; // where sessions are kept
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util; // for tests of stores
+
+// What the front page shows compiles.
+#[cfg(all(doctest, feature = "axum", feature = "redis"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
