@@ -55,7 +55,7 @@ pub struct SessionLayer<K = DefaultSession> {
 impl SessionLayer {
     /// Begins with a store; every other setting has a default but the secret.
     pub fn builder(store: impl SessionStore) -> SessionLayerBuilder {
-        SessionLayerBuilder {
+        let settings = Settings {
             store: Box::new(store),
             secret: None,
             accepted_secrets: Vec::new(),
@@ -73,8 +73,8 @@ impl SessionLayer {
             limits: Limits::default(),
             session_limit: None,
             commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
-            kind: PhantomData,
-        }
+        };
+        SessionLayerBuilder { settings, kind: PhantomData }
     }
 }
 
@@ -125,6 +125,12 @@ type CommitWhen = dyn Fn(&Parts) -> bool + Send + Sync;
 /// The settings of a [`SessionLayer`].
 #[must_use = "settings do nothing until `build`"]
 pub struct SessionLayerBuilder<K = DefaultSession> {
+    settings: Settings,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// As given; nothing is checked before `build`.
+struct Settings {
     store: Box<dyn ErasedStore>,
     secret: Option<Vec<u8>>,
     accepted_secrets: Vec<Vec<u8>>,
@@ -142,14 +148,13 @@ pub struct SessionLayerBuilder<K = DefaultSession> {
     limits: Limits,
     session_limit: Option<SessionLimit>,
     commit_when: Box<CommitWhen>,
-    kind: PhantomData<fn() -> K>,
 }
 
 impl<K> SessionLayerBuilder<K> {
     /// Signs cookies, and is accepted. At least 32 bytes, the same on every node; keys are derived from it (HKDF), so that any
     /// such bytes will do. Required.
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
-        self.secret = Some(secret.as_ref().to_vec());
+        self.settings.secret = Some(secret.as_ref().to_vec());
         self
     }
 
@@ -159,33 +164,33 @@ impl<K> SessionLayerBuilder<K> {
     /// here, deploy 3 drops the old one once the longest session that it signed has ended. Each costs one more MAC for a cookie
     /// that the ones before it did not sign.
     pub fn accepted_secrets<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
-        self.accepted_secrets = secrets.into_iter().map(|secret| secret.as_ref().to_vec()).collect();
+        self.settings.accepted_secrets = secrets.into_iter().map(|secret| secret.as_ref().to_vec()).collect();
         self
     }
 
     /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
     /// (RFC 6265bis, section 4.1.3); in development mode `session`.
     pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
-        self.cookie_name = Some(name.into());
+        self.settings.cookie_name = Some(name.into());
         self
     }
 
     /// Sends the cookie to all hosts below this domain. Default: to this host alone. Needs a name without `__Host-`.
     pub fn cookie_domain(mut self, domain: impl Into<String>) -> Self {
-        self.cookie_domain = Some(domain.into());
+        self.settings.cookie_domain = Some(domain.into());
         self
     }
 
     /// Sends the cookie only below this path. Default: `/`. A path is no protection between apps of one host, since scripts of one
     /// can reach the other (RFC 6265, section 8.6). Another path needs a name without `__Host-`.
     pub fn cookie_path(mut self, path: impl Into<String>) -> Self {
-        self.cookie_path = path.into();
+        self.settings.cookie_path = path.into();
         self
     }
 
     /// Whether the cookie comes along on requests that another site started. Default: [`SameSite::Lax`].
     pub fn same_site(mut self, same_site: SameSite) -> Self {
-        self.same_site = same_site;
+        self.settings.same_site = same_site;
         self
     }
 
@@ -195,14 +200,14 @@ impl<K> SessionLayerBuilder<K> {
     /// What it costs: such an answer, overtaken by that of a login, puts the ID from before the login back into the browser, which is
     /// then not logged in; nobody else's session is touched.
     pub fn persistent_cookie(mut self, persistent: bool) -> Self {
-        self.persistent_cookie = persistent;
+        self.settings.persistent_cookie = persistent;
         self
     }
 
     /// Lets the cookie travel over plain HTTP, for development: it is not `Secure`, its default name is `session`, and a warning is
     /// logged. Default: off. Anybody on the way can read such a cookie.
     pub fn development(mut self, development: bool) -> Self {
-        self.development = development;
+        self.settings.development = development;
         self
     }
 
@@ -211,68 +216,68 @@ impl<K> SessionLayerBuilder<K> {
     #[doc(alias = "maxInactiveInterval")]
     #[doc(alias = "ttl")]
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
-        self.idle_timeout = idle_timeout;
+        self.settings.idle_timeout = idle_timeout;
         self
     }
 
     /// Ends a session this long after it began or somebody logged in, however busy it is. Default: 12 hours (ASVS 5.0, 7.3.2, asks
     /// for a limit; NIST SP 800-63B, section 2.2.3, names this one); `None` switches it off.
     pub fn absolute_timeout(mut self, absolute_timeout: impl Into<Option<Duration>>) -> Self {
-        self.absolute_timeout = absolute_timeout.into();
+        self.settings.absolute_timeout = absolute_timeout.into();
         self
     }
 
     /// How much of a session's idle timeout must be used up before a request prolongs it. Default: a twentieth of it, so that a
     /// busy session costs a prolonging command now and then instead of with each request, and may end that much early.
     pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
-        self.touch_interval = Some(touch_interval);
+        self.settings.touch_interval = Some(touch_interval);
         self
     }
 
     /// How long one request waits for the store in total; load, flushes and commit spend it, the handler's own time does not.
     /// Default: 5 seconds, longer than a failover of the reference cluster. What has no answer by then is answered 503.
     pub fn budget(mut self, budget: Duration) -> Self {
-        self.budget = budget;
+        self.settings.budget = budget;
         self
     }
 
     /// How many requests may wait for a store in trouble at once; further ones are answered 503 at once. Default: 2,000: what waits
     /// holds memory and a connection.
     pub fn max_waiting(mut self, max_waiting: usize) -> Self {
-        self.max_waiting = max_waiting;
+        self.settings.max_waiting = max_waiting;
         self
     }
 
     /// The longest value of an attribute, in bytes of JSON. Default: 64 KiB.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
-        self.limits.value_bytes = bytes;
+        self.settings.limits.value_bytes = bytes;
         self
     }
 
     /// How many attributes a session may have. Default: 256.
     pub fn max_attributes(mut self, attributes: usize) -> Self {
-        self.limits.attributes = attributes;
+        self.settings.limits.attributes = attributes;
         self
     }
 
     /// How large names and values of all attributes of a session may be together, in bytes. Default: 256 KiB: every request that reads
     /// the session carries it.
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
-        self.limits.record_bytes = bytes;
+        self.settings.limits.record_bytes = bytes;
         self
     }
 
     /// How many sessions one principal may have at a time, and what a login above that does. Default: as many as they like. Exact
     /// however many logins come at once.
     pub fn max_sessions_per_principal(mut self, most: usize, above: AboveLimit) -> Self {
-        self.session_limit = Some(SessionLimit { most, above });
+        self.settings.session_limit = Some(SessionLimit { most, above });
         self
     }
 
     /// For which responses the request's changes are committed, judged by the head. Default: all but 5xx and 408, so that a
     /// handler that failed leaves the session as it was, except for what it flushed.
     pub fn commit_when(mut self, commit_when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.commit_when = Box::new(commit_when);
+        self.settings.commit_when = Box::new(commit_when);
         self
     }
 
@@ -293,46 +298,7 @@ impl<K> SessionLayerBuilder<K> {
     /// # Ok::<(), session_layer::ConfigError>(())
     /// ```
     pub fn kind<Other>(self) -> SessionLayerBuilder<Other> {
-        let Self {
-            store,
-            secret,
-            accepted_secrets,
-            cookie_name,
-            cookie_domain,
-            cookie_path,
-            same_site,
-            persistent_cookie,
-            development,
-            idle_timeout,
-            absolute_timeout,
-            touch_interval,
-            budget,
-            max_waiting,
-            limits,
-            session_limit,
-            commit_when,
-            kind: _,
-        } = self;
-        SessionLayerBuilder {
-            store,
-            secret,
-            accepted_secrets,
-            cookie_name,
-            cookie_domain,
-            cookie_path,
-            same_site,
-            persistent_cookie,
-            development,
-            idle_timeout,
-            absolute_timeout,
-            touch_interval,
-            budget,
-            max_waiting,
-            limits,
-            session_limit,
-            commit_when,
-            kind: PhantomData,
-        }
+        SessionLayerBuilder { settings: self.settings, kind: PhantomData }
     }
 
     /// Checks all settings.
@@ -341,55 +307,56 @@ impl<K> SessionLayerBuilder<K> {
     ///
     /// When a setting is missing, out of range, or contradicts another; the error names it.
     pub fn build(self) -> Result<SessionLayer<K>, ConfigError> {
+        let settings = self.settings;
         let secret =
-            self.secret.ok_or_else(|| ConfigError::new("secret", "is missing; give at least 32 random bytes"))?;
+            settings.secret.ok_or_else(|| ConfigError::new("secret", "is missing; give at least 32 random bytes"))?;
         check_secret("secret", &secret)?;
-        for secret in &self.accepted_secrets {
+        for secret in &settings.accepted_secrets {
             check_secret("accepted_secrets", secret)?;
         }
-        check_timeouts(self.idle_timeout, self.absolute_timeout)?;
-        let touch_interval = self.touch_interval.unwrap_or(self.idle_timeout / 20);
+        check_timeouts(settings.idle_timeout, settings.absolute_timeout)?;
+        let touch_interval = settings.touch_interval.unwrap_or(settings.idle_timeout / 20);
         check_longest("touch_interval", touch_interval)?;
-        if touch_interval >= self.idle_timeout {
+        if touch_interval >= settings.idle_timeout {
             return Err(ConfigError::new(
                 "touch_interval",
                 "must be shorter than `idle_timeout`, or no request prolongs a session",
             ));
         }
-        check_longest("budget", self.budget)?;
-        if self.budget.is_zero() {
+        check_longest("budget", settings.budget)?;
+        if settings.budget.is_zero() {
             return Err(ConfigError::new("budget", "must not be zero, or no store can answer in time"));
         }
-        if self.session_limit.is_some_and(|limit| limit.most == 0) {
+        if settings.session_limit.is_some_and(|limit| limit.most == 0) {
             return Err(ConfigError::new("max_sessions_per_principal", "must be at least 1, or nobody can log in"));
         }
-        let default_name = if self.development { "session" } else { "__Host-session" };
+        let default_name = if settings.development { "session" } else { "__Host-session" };
         let cookie = Cookie {
-            name: self.cookie_name.unwrap_or_else(|| default_name.to_owned()),
-            domain: self.cookie_domain,
-            path: self.cookie_path,
-            same_site: self.same_site,
-            secure: !self.development,
-            max_age: self.persistent_cookie.then_some(self.idle_timeout),
+            name: settings.cookie_name.unwrap_or_else(|| default_name.to_owned()),
+            domain: settings.cookie_domain,
+            path: settings.cookie_path,
+            same_site: settings.same_site,
+            secure: !settings.development,
+            max_age: settings.persistent_cookie.then_some(settings.idle_timeout),
         };
         if let Some(fault) = cookie.fault() {
             return Err(cookie_error(fault));
         }
-        if self.development {
+        if settings.development {
             telemetry::development_cookie(&cookie.name);
         }
         let config = Config {
-            store: self.store,
-            signer: Signer::new(&cookie.name, &secret, &self.accepted_secrets),
+            store: settings.store,
+            signer: Signer::new(&cookie.name, &secret, &settings.accepted_secrets),
             cookie,
-            idle_timeout: self.idle_timeout,
-            absolute_timeout: self.absolute_timeout,
+            idle_timeout: settings.idle_timeout,
+            absolute_timeout: settings.absolute_timeout,
             touch_interval,
-            budget: self.budget,
-            waiters: Waiters::new(self.max_waiting),
-            limits: self.limits,
-            session_limit: self.session_limit,
-            commit_when: self.commit_when,
+            budget: settings.budget,
+            waiters: Waiters::new(settings.max_waiting),
+            limits: settings.limits,
+            session_limit: settings.session_limit,
+            commit_when: settings.commit_when,
         };
         Ok(SessionLayer { config: Arc::new(config), kind: PhantomData })
     }
