@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 // The library's own test has it; a copy would drift.
 #[allow(unreachable_pub)]
 #[path = "../../../../session-layer/tests/it/model/store/mod.rs"]
-mod model;
+mod expected;
 
 #[test]
 fn redis_answers_as_the_model() {
@@ -21,13 +21,13 @@ fn redis_answers_as_the_model() {
     let mut runner =
         TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
     // Time is real here, so that no step waits for a session to expire.
-    let outcome = runner.run(&model::steps(false), |steps| {
+    let outcome = runner.run(&expected::steps(false), |steps| {
         runtime.block_on(async {
             // The model knows of nobody else's sessions.
             let store = RedisStore::builder(&server.url()).key_prefix(SessionId::random().encode()).build();
             let store = store.expect("the URL is good");
             store.available().await;
-            model::check(&store, steps, async |_: Duration| unreachable!("no time passes")).await;
+            expected::check(&store, steps, async |_: Duration| unreachable!("no time passes")).await;
         });
         Ok(())
     });
