@@ -1338,7 +1338,8 @@ async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
-/// Waits without loading, so that a store that prolongs at a read would fail here as well.
+/// Waits and looks at intervals shorter than the timeouts of these checks, so that a store that prolongs at a read fails here as
+/// well.
 async fn until_absent(store: &Arc<impl SessionStore>, id: &SessionId) {
     let started = Instant::now();
     loop {
