@@ -1,15 +1,18 @@
-//! Stores that are here already against the model of a store.
+//! Stores that are here already against the model of a store, and sessions in one of them against the model of a session.
 
 use proptest::prelude::*;
 use session_layer::store::{MemoryStore, SessionStore};
 
-use super::config;
 use super::store::{Step, check, steps};
+use super::{config, session};
 use crate::broken::{BrokenStore, Defect};
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
 fn run(store: &impl SessionStore, steps: Vec<Step>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(check(store, steps, tokio::time::advance));
+    runtime().block_on(check(store, steps, tokio::time::advance));
 }
 
 proptest! {
@@ -18,6 +21,16 @@ proptest! {
     #[test]
     fn a_store_in_memory_answers_as_the_model(steps in steps(true)) {
         run(&MemoryStore::new(), steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(512))]
+
+    #[test]
+    fn a_session_is_as_a_plain_map_to_its_handlers(scripts in session::scripts()) {
+        let store = MemoryStore::new();
+        runtime().block_on(session::check(store.clone(), async || store.len(), scripts));
     }
 }
 

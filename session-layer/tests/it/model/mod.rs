@@ -4,9 +4,9 @@ use proptest::test_runner::{Config, RngSeed};
 
 mod store; // what any store answers
 
-mod memory; // and that those here do
+mod session; // what a handler sees, whatever the store
 
-mod session; // what a handler sees
+mod memory; // and that it is so with those here
 
 /// The same cases each time, unless `PROPTEST_RNG_SEED` asks for others.
 fn config(cases: u32) -> Config {
