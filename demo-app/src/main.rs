@@ -26,6 +26,8 @@ mod routes; // the pages and the API
 
 mod accounts; // who may log in
 
+mod device; // what a login tells of where it came from
+
 mod healthcheck; // `demo-app healthcheck`, for Docker
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Extension, Request};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
@@ -154,7 +154,11 @@ pub(crate) fn session_layer(store: impl SessionStore, settings: &SessionSettings
 pub(crate) fn router(node: Node, sessions: SessionLayer) -> Router {
     let name = HeaderValue::from_str(node.name()).expect("a server's name fits into a header");
 
+    let principals = Extension(sessions.sessions());
+
     routes::with_sessions()
+        // For the page that lists an account's sessions and ends them.
+        .layer(principals)
         // Inside the session layer, so that a panic is a 500 to it like any other: nothing is committed, but the cookie of
         // what the handler flushed before is still sent.
         .layer(CatchPanicLayer::new())

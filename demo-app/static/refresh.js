@@ -31,15 +31,15 @@ async function refresh() {
 async function loop() {
   await refresh();
   // Scheduled when the answer is there, so that a slow server is not asked twice at once.
-  if (button.getAttribute("aria-pressed") === "true") timer = setTimeout(loop, INTERVAL);
+  if (button.getAttribute("aria-checked") === "true") timer = setTimeout(loop, INTERVAL);
 }
 
 function turn(on) {
   clearTimeout(timer);
-  button.setAttribute("aria-pressed", String(on));
+  button.setAttribute("aria-checked", String(on));
   if (on) timer = setTimeout(loop, INTERVAL);
   else notice.textContent = "";
 }
 
 button.hidden = false;
-button.addEventListener("click", () => turn(button.getAttribute("aria-pressed") !== "true"));
+button.addEventListener("click", () => turn(button.getAttribute("aria-checked") !== "true"));

@@ -1,7 +1,6 @@
 //! The session as JSON, and its attributes one by one.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -13,6 +12,7 @@ use serde_json::value::RawValue;
 use session_layer::{LazySession, Session};
 
 use super::page::VISITS;
+use super::time::rfc3339;
 use crate::node::Node;
 use crate::problem::{Failure, Problem};
 use crate::server::Connection;
@@ -113,8 +113,4 @@ pub(crate) fn json_text(session: &Session, name: &str) -> Option<Box<RawValue>> 
 /// This server's end of the connection.
 pub(crate) fn address_and_port(connection: Connection) -> (String, u16) {
     (connection.local.ip().to_canonical().to_string(), connection.local.port())
-}
-
-fn rfc3339(time: SystemTime) -> Option<String> {
-    jiff::Timestamp::try_from(time).ok().map(|time| time.to_string())
 }

@@ -7,11 +7,15 @@ mod forms; // what its forms send: attributes set and removed, without JavaScrip
 
 mod login; // log in and out
 
+mod sessions; // where an account is logged in
+
 mod api; // the same as JSON
 
 mod health; // for load balancers and for Prometheus
 
 mod assets; // style, script and icon
+
+mod time; // how times are written
 
 pub(crate) use assets::assets;
 
@@ -30,6 +34,8 @@ pub(crate) fn with_sessions() -> Router<Node> {
         .route("/attributes/remove", post(forms::remove))
         .route("/login", post(login::log_in).get(login::back))
         .route("/logout", post(login::log_out).get(login::back))
+        .route(sessions::PATH, get(sessions::show))
+        .route("/account/sessions/revoke", post(sessions::revoke).get(sessions::back))
         .route("/api/session", get(api::show))
         .route("/api/session/attributes/{name}", put(api::put).delete(api::delete))
         .route("/api/session/attributes/{name}/increment", post(api::increment))

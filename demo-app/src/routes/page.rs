@@ -8,6 +8,8 @@ use session_layer::store::parse_counter;
 use session_layer::{Attribute, Session, SessionError};
 
 use super::api::address_and_port;
+use super::time::readable;
+use crate::device::DEVICE;
 use crate::node::Node;
 use crate::problem::Failure;
 use crate::server::Connection;
@@ -72,7 +74,7 @@ pub(crate) async fn show(
         address,
         port,
         session_id: session.id().encode(),
-        created_on: readable_time(session.created_on()),
+        created_on: readable(session.created_on()),
         visits,
         full: status != StatusCode::OK,
         account: session.principal(),
@@ -102,9 +104,10 @@ async fn count_visit(session: &Session) -> Result<i64, SessionError> {
     Ok(session.flush().await?.counter(VISITS).unwrap_or(1))
 }
 
-/// All attributes but those that the page shows in a better way.
+/// All attributes but those that are shown in a better way, here or on the page of devices.
 fn attributes(session: &Session) -> Vec<Shown> {
-    let names = session.names().into_iter().filter(|name| ![VISITS.name(), RECENT.name()].contains(&name.as_str()));
+    let elsewhere = [VISITS.name(), RECENT.name(), DEVICE.name()];
+    let names = session.names().into_iter().filter(|name| !elsewhere.contains(&name.as_str()));
     names
         .map(|name| {
             let value = super::api::json_text(session, &name).map(|json| json.get().to_owned());
@@ -114,10 +117,6 @@ fn attributes(session: &Session) -> Vec<Shown> {
 }
 
 /// Which of the style sheet's colours a server has: always the same one, and different ones for 1111 and 2222.
-fn tone(server: &str) -> u32 {
+pub(crate) fn tone(server: &str) -> u32 {
     server.bytes().map(u32::from).sum::<u32>() % 6
-}
-
-fn readable_time(time: std::time::SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map_or_else(|_| "unknown".to_owned(), |time| time.strftime("%F %T UTC").to_string())
 }

@@ -10,6 +10,8 @@ mod page; // the page, its forms and its headers
 
 mod login; // accounts
 
+mod sessions; // where an account is logged in
+
 mod api; // the JSON routes
 
 mod failures; // no store, a stored session that is spoilt, health
