@@ -22,7 +22,8 @@ use session_layer::store::MemoryStore;
 use tokio::sync::watch;
 
 use crate::config::SessionSettings;
-use crate::node::{self, Node};
+use crate::drain::{self, Limits};
+use crate::node::{self, Node, Readiness};
 use crate::server::{self, Connection};
 use crate::{Fatal, routes};
 
@@ -38,7 +39,9 @@ pub(crate) async fn run(listen: SocketAddr, settings: &SessionSettings) -> Resul
     // The address people know comes first: if it is taken, nothing else needs to start.
     let listener = server::bind(listen).await?;
     let (stop, stopped) = watch::channel(());
-    let (store, mut nodes, mut tasks) = (MemoryStore::new(), Vec::new(), Vec::new());
+    let (store, mut nodes, mut addresses, mut tasks) = (MemoryStore::new(), Vec::new(), Vec::new(), Vec::new());
+    // Whoever is in front of the front is a browser on this machine: nothing is gained by waiting for it.
+    let limits = Limits { silence: Duration::ZERO, ..Limits::default() };
     for name in NAMES {
         let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into()).await?;
         let address = listener.local_addr()?;
@@ -46,15 +49,22 @@ pub(crate) async fn run(listen: SocketAddr, settings: &SessionSettings) -> Resul
         // A layer of its own for each node, as in the real cluster: what they share is the store and the secret.
         let sessions = node::session_layer(store.clone(), settings)?;
         let mut stopped = stopped.clone();
-        tasks.push(tokio::spawn(node::serve(listener, node, sessions, async move {
+        tasks.push(tokio::spawn(node::serve(listener, node.clone(), sessions, limits, async move {
             // The sender dropped says the same as a message.
             let _ = stopped.changed().await;
         })));
         tracing::info!("node {name} listens on http://{address}");
-        nodes.push(address);
+        nodes.push(node);
+        addresses.push(address);
     }
+    let asked_to_stop = server::asked_to_stop();
     tracing::info!("the cluster is ready: listening on http://{} (Ctrl-C stops it)", listener.local_addr()?);
-    server::serve(listener, front(nodes), server::asked_to_stop()).await;
+    let stop_front = async {
+        asked_to_stop.await;
+        // The front would wait for their streams, and they for the front.
+        nodes.iter().for_each(|node| node.set_readiness(Readiness::Draining));
+    };
+    drain::serve(listener, front(addresses), limits, stop_front).await;
     // The front has finished its requests, so the nodes have none.
     drop(stop);
     for task in tasks {

@@ -8,7 +8,9 @@ mod config; // the environment; out: checked settings
 
 mod embedded; // `cargo run`: two nodes and a round-robin front in one process
 
-mod server; // connections in, requests out, and an orderly end
+mod server; // where it listens, and when it ends
+
+mod drain; // connections in, requests out, and an end that nobody notices
 
 mod node; // one node: its state, its routes, and the layers around them in their order
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +10,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
 use session_layer::store::{MemoryStore, RedisStore, SessionStore};
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -21,10 +21,14 @@ use tracing::{Level, Span};
 
 use crate::accounts::Accounts;
 use crate::config::{ConfigError, SessionSettings, StoreUrl};
+use crate::drain::Limits;
 use crate::metrics::Metrics;
-use crate::{Fatal, headers, metrics, origin, problem, routes, server, unread};
+use crate::{Fatal, drain, headers, metrics, origin, problem, routes, server, unread};
 
-/// How long a handler may take, its waiting for the body and for the session store's budget of 5 s included.
+/// How long a request may wait for the session store, all its waiting together.
+pub(crate) const STORE_BUDGET: Duration = Duration::from_secs(5);
+
+/// How long a handler may take, its waiting for the body and for the session store included. The commit comes after it.
 pub(crate) const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest request body: well above the largest attribute, so that the library's own limit is the one a client meets.
@@ -36,7 +40,7 @@ pub(crate) struct Node(Arc<Inner>);
 
 struct Inner {
     name: String,
-    readiness: AtomicU8,
+    readiness: watch::Sender<Readiness>,
     store_up: Box<dyn Fn() -> bool + Send + Sync>,
     metrics: Metrics,
     accounts: Accounts,
@@ -55,7 +59,7 @@ impl Node {
     pub(crate) fn new(name: String, store_up: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             name,
-            readiness: AtomicU8::new(Readiness::Starting as u8),
+            readiness: watch::Sender::new(Readiness::Starting),
             store_up: Box::new(store_up),
             metrics: Metrics::default(),
             accounts: Accounts::new(),
@@ -79,15 +83,20 @@ impl Node {
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
-        match self.0.readiness.load(Ordering::Relaxed) {
-            starting if starting == Readiness::Starting as u8 => Readiness::Starting,
-            ready if ready == Readiness::Ready as u8 => Readiness::Ready,
-            _ => Readiness::Draining,
-        }
+        *self.0.readiness.borrow()
     }
 
     pub(crate) fn set_readiness(&self, readiness: Readiness) {
-        self.0.readiness.store(readiness as u8, Ordering::Relaxed);
+        self.0.readiness.send_replace(readiness);
+    }
+
+    /// Resolves when the node begins to stop. Answers that have no end by themselves, as event streams, end then
+    /// (`stream.take_until(…)`); others need not care.
+    #[allow(dead_code, reason = "every answer of today ends by itself")]
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut readiness = self.0.readiness.subscribe();
+        // The node has gone: it does not get more stopped than that.
+        async move { drop(readiness.wait_for(|readiness| *readiness == Readiness::Draining).await) }
     }
 }
 
@@ -108,8 +117,9 @@ pub(crate) async fn run(
         }
     };
     let listener = server::bind(listen).await?;
+    let asked_to_stop = server::asked_to_stop();
     tracing::info!(server = node.name(), "listening on http://{}", listener.local_addr()?);
-    serve(listener, node, sessions, server::asked_to_stop()).await;
+    serve(listener, node, sessions, Limits::default(), asked_to_stop).await;
     Ok(())
 }
 
@@ -118,6 +128,7 @@ pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
     node: Node,
     sessions: SessionLayer,
+    limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
     node.set_readiness(Readiness::Ready);
@@ -126,7 +137,7 @@ pub(crate) async fn serve(
         stop.await;
         draining.set_readiness(Readiness::Draining);
     };
-    server::serve(listener, router(node, sessions), stop).await;
+    drain::serve(listener, router(node, sessions), limits, stop).await;
 }
 
 /// The session layer, from the settings.
@@ -135,6 +146,7 @@ pub(crate) fn session_layer(store: impl SessionStore, settings: &SessionSettings
         .secret(&settings.secret)
         .accepted_secrets(&settings.accepted)
         .idle_timeout(settings.idle_timeout)
+        .budget(STORE_BUDGET)
         .development(settings.development);
     if let Some(absolute_timeout) = settings.absolute_timeout {
         builder = builder.absolute_timeout(absolute_timeout);

@@ -1,32 +1,9 @@
-//! Accepts connections and serves a router on them, until told to stop.
-//!
-//! `axum::serve` would do for the demo's own needs, but it never gives up on a client that opens a connection and sends
-//! nothing, and it closes no connection that lingers at shutdown.
+//! Where a server listens, what it knows of a connection, and when it is to end; what lies between is in [`crate::drain`].
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::time::Duration;
 
-use axum::Router;
-use axum::body::Body;
-use axum::http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
-use tower::ServiceExt;
-
-/// How long a client may take to send a request's head, and a connection may idle. Longer than nginx and the embedded front
-/// keep theirs, so that it is never the server that closes a connection under a request that is just being sent.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long requests in flight may take to finish at shutdown: longer than a handler ([`crate::node::HANDLER_TIMEOUT`]) plus
-/// the session store's budget.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The two ends of the connection that a request came on; an extension of every request.
 #[derive(Debug, Clone, Copy)]
@@ -53,66 +30,29 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, crate::Fata
     })
 }
 
-/// Serves until `stop` is ready; then stops listening and lets requests in flight finish.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) {
-    let connections = GracefulShutdown::new();
-    let mut stop = pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = &mut stop => break,
-        };
-        let (stream, connection) = match accepted.and_then(|(stream, peer)| {
-            stream.set_nodelay(true)?;
-            let local = stream.local_addr()?;
-            Ok((stream, Connection { local, peer }))
-        }) {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // A client that has gone already, or no file descriptor left: the next try may do better, but not at once.
-                tracing::warn!(%error, "could not accept a connection");
-                sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-        };
-        let service = router.clone().map_request(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(connection);
-            request
-        });
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let served = connections.watch(served);
-        tokio::spawn(async move {
-            if let Err(error) = served.await {
-                tracing::debug!(%error, peer = %connection.peer, "connection ended early");
-            }
-        });
-    }
-    drop(listener);
-    if timeout(SHUTDOWN_DEADLINE, connections.shutdown()).await.is_err() {
-        tracing::warn!("some requests did not finish in time and were cut off");
-    }
-}
-
-/// Ready when the process is asked to end: Ctrl-C, or SIGTERM as from Docker.
-pub(crate) async fn asked_to_stop() {
-    let interrupt = async {
-        tokio::signal::ctrl_c().await.expect("Ctrl-C can be listened for");
-    };
+/// Ready when the process is asked to end: Ctrl-C, or SIGTERM as from Docker. It listens for them from this call on, not only
+/// when it is awaited: called before anybody is told that the server runs, it makes every end one in order.
+pub(crate) fn asked_to_stop() -> impl Future<Output = ()> {
     #[cfg(unix)]
-    let terminate = async {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .expect("SIGTERM can be listened for");
-        terminate.recv().await;
+    let [mut interrupt, mut terminate] = {
+        use tokio::signal::unix::{SignalKind, signal};
+        [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).expect("it can be listened for"))
     };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
+    async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        tokio::signal::ctrl_c().await.expect("it can be listened for");
+        tracing::info!("stopping");
+        // Whoever presses it twice does not want to wait for others.
+        tokio::spawn(async {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                tracing::info!("stopping at once");
+                std::process::exit(130);
+            }
+        });
     }
-    tracing::info!("stopping");
 }

@@ -96,8 +96,18 @@ impl Server {
     }
 
     fn terminate(&self) {
-        let kill = Command::new("kill").arg(self.child.id().to_string()).status().expect("kill runs");
+        self.signal("TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().expect("kill runs");
         assert!(kill.success());
+    }
+
+    /// Waits until it has ended by itself, in order.
+    async fn ends(mut self) {
+        let status = tokio::task::spawn_blocking(move || self.child.wait().unwrap()).await.unwrap();
+        assert!(status.success(), "{status}");
     }
 }
 
@@ -346,7 +356,7 @@ async fn a_node_starts_while_redis_is_down_and_serves_what_needs_no_session() {
 #[cfg(unix)]
 #[tokio::test]
 async fn asked_to_stop_a_node_finishes_what_it_has_begun() {
-    let mut server = Server::start(&NODE);
+    let server = Server::start(&NODE);
     let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let head = format!("PUT /api/session/attributes/a HTTP/1.1\r\nHost: {}\r\nContent-Length: 1\r\n", server.address);
     stream.write_all(format!("{head}Expect: 100-continue\r\n\r\n").as_bytes()).await.unwrap();
@@ -360,14 +370,74 @@ async fn asked_to_stop_a_node_finishes_what_it_has_begun() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains("HTTP/1.1 204 "), "{answer}");
-    let status = tokio::task::spawn_blocking(move || server.child.wait().unwrap()).await.unwrap();
-    assert!(status.success());
+    server.ends().await;
+}
+
+/// Sends a request over a connection, and reads its answer, or all there is when the server closes.
+async fn ask(stream: &mut tokio::net::TcpStream, path: &str, end: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains(end) && stream.read_buf(&mut answer).await.unwrap() > 0 {}
+    String::from_utf8(answer).unwrap()
 }
 
 #[cfg(unix)]
-#[test]
-fn the_embedded_cluster_stops_when_asked() {
-    let mut server = Server::embedded();
+#[tokio::test]
+async fn asked_to_stop_a_node_answers_what_still_comes_on_its_connections_and_closes_them() {
+    let server = Server::start(&NODE);
+    let connect = || tokio::net::TcpStream::connect(server.address);
+    let (mut one, mut two, mut silent) = (connect().await.unwrap(), connect().await.unwrap(), connect().await.unwrap());
+    for stream in [&mut one, &mut two, &mut silent] {
+        assert!(!ask(stream, "/livez", "alive").await.contains("connection: close"));
+    }
     server.terminate();
-    assert!(server.child.wait().unwrap().success());
+    server.wait_for("stopping");
+    // A session still works, and who asks is told that this node goes.
+    let session = ask(&mut one, "/api/session", "\0").await;
+    assert!(session.starts_with("HTTP/1.1 200 ") && session.contains("\r\nconnection: close\r\n"), "{session}");
+    let ready = ask(&mut two, "/readyz", "\0").await;
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("draining"), "{ready}");
+    // On the third connection nothing comes any more. It is closed, in order, and then nothing keeps the node.
+    let mut rest = Vec::new();
+    silent.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+    server.ends().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn asked_to_stop_a_node_serves_whom_the_kernel_has_let_in() {
+    let server = Server::start(&NODE);
+    // It does not run while the connections are made; when it goes on, it finds them and the signal at once.
+    server.signal("STOP");
+    let mut streams = Vec::new();
+    for _ in 0..100 {
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"POST /api/session/attributes/n/increment HTTP/1.1\r\nHost: here\r\n").await.unwrap();
+        stream.write_all(b"Sec-Fetch-Site: same-origin\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        streams.push(stream);
+    }
+    server.terminate();
+    server.signal("CONT");
+    for mut stream in streams {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"value\":1"), "{answer}");
+    }
+    server.ends().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_embedded_cluster_stops_when_asked_and_waits_for_no_browser() {
+    for signal in ["TERM", "INT"] {
+        let server = Server::embedded();
+        let mut browser = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        ask(&mut browser, "/livez", "alive").await;
+        let asked = std::time::Instant::now();
+        server.signal(signal);
+        server.ends().await;
+        // A node would have waited for its proxy for longer than this.
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    }
 }

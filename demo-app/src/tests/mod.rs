@@ -2,6 +2,10 @@
 
 mod client;
 
+mod drain; // the end that nobody notices
+
+mod timing; // what must be longer than what, across the files of the cluster
+
 mod config; // settings and their errors
 
 mod origin; // who may send unsafe requests
