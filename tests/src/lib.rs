@@ -13,7 +13,7 @@ pub mod ports; // free ones
 
 pub mod redis; // servers and sentinels for tests of the store alone
 
-pub mod browser; // requests with a cookie jar
+pub use load::browser; // requests with a cookie jar
 
 pub mod raw; // requests whose bytes arrive when the test says so
 

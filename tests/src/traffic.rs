@@ -1,16 +1,19 @@
-//! Many requests over a while, and what became of them.
+//! Steady traffic to chosen doors, whose answers a test looks at one by one.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use load::driver::{Load, Outcome, Plan, Request, Workload};
+use tokio::time::Instant;
 
 use crate::browser::{Answer, Browser, Site};
+
+/// Longer than any test lets it go on.
+const AT_MOST: Duration = Duration::from_secs(300);
 
 /// One kind of request of the traffic.
 #[derive(Debug, Clone, Copy)]
@@ -28,9 +31,8 @@ pub struct Kind {
 /// Steady traffic: each kind of request is sent once per interval, whether or not those before were answered, as independent
 /// visitors do.
 pub struct Traffic {
-    stop: oneshot::Sender<()>,
-    requests: JoinHandle<Vec<Sample>>,
-    started: Instant,
+    load: Load,
+    samples: Arc<Mutex<Vec<Sample>>>,
 }
 
 /// One request.
@@ -56,48 +58,51 @@ pub struct Report {
 impl Traffic {
     /// Starts.
     pub fn start(browser: &Browser, every: Duration, kinds: Vec<Kind>) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let started = Instant::now();
-        Self { stop, requests: tokio::spawn(send(browser.clone(), every, kinds, started, stopped)), started }
+        let per_second = kinds.len() as f64 / every.as_secs_f64();
+        let plan = Plan { rate: per_second.round() as u32, at_most: AT_MOST };
+        let samples = Arc::default();
+        let turns = Turns { browser: browser.clone(), kinds, started: Instant::now(), samples: Arc::clone(&samples) };
+        Self { load: Load::start(plan, turns), samples }
     }
 
     /// How long it has been going on.
     pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+        self.load.elapsed()
     }
 
     /// Sends no more, and waits for the answers that are still missing.
     pub async fn stop(self) -> Report {
-        // The receiver has gone only if the traffic has panicked, which the next line says.
-        let _ = self.stop.send(());
-        Report { samples: self.requests.await.expect("the traffic does not panic") }
+        self.load.stop().await;
+        let samples = std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner));
+        Report { samples }
     }
 }
 
-async fn send(
+/// The kinds in turn.
+struct Turns {
     browser: Browser,
-    every: Duration,
     kinds: Vec<Kind>,
     started: Instant,
-    mut stopped: oneshot::Receiver<()>,
-) -> Vec<Sample> {
-    let mut requests = JoinSet::new();
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = &mut stopped => return requests.join_all().await,
-        }
-        for &Kind { name, site, method, path } in &kinds {
-            let browser = browser.clone();
-            requests.spawn(async move {
-                let method = Method::from_bytes(method.as_bytes()).expect("a method");
-                let sent = started.elapsed();
-                let answer = browser.send(site, method, path, &[], Bytes::new()).await;
-                Sample { name, sent, took: started.elapsed() - sent, answer }
-            });
-        }
+    samples: Arc<Mutex<Vec<Sample>>>,
+}
+
+impl Workload for Turns {
+    fn begin(&self, number: u64) -> Option<Request> {
+        let Kind { name, site, method, path } = self.kinds[(number % self.kinds.len() as u64) as usize];
+        let (browser, started, samples) = (self.browser.clone(), self.started, Arc::clone(&self.samples));
+        Some(Request::new(name, async move {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let sent = started.elapsed();
+            let answer = browser.send(site, method, path, &[], Bytes::new()).await;
+            let sample = Sample { name, sent, took: started.elapsed() - sent, answer };
+            let outcome = Outcome {
+                status: sample.answer.as_ref().map(|answer| answer.status).map_err(Clone::clone),
+                node: sample.answer.as_ref().ok().and_then(|answer| answer.node()).map(str::to_owned),
+                failure: (!sample.succeeded()).then(|| sample.outcome()),
+            };
+            samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+            outcome
+        }))
     }
 }
 

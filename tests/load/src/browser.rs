@@ -68,9 +68,20 @@ impl Browser {
         copy
     }
 
+    /// Another browser without cookies that takes turns on the same connections: thousands of them do not need thousands of
+    /// connections.
+    pub fn another(&self) -> Self {
+        Self { client: self.client.clone(), jar: Arc::default() }
+    }
+
     /// The value of the session cookie.
     pub fn session_cookie(&self) -> Option<String> {
         self.jar().get(COOKIE).cloned()
+    }
+
+    /// Forgets all cookies.
+    pub fn clear_cookies(&self) {
+        self.jar().clear();
     }
 
     /// Puts a value into the jar in place of the session cookie.
@@ -107,9 +118,8 @@ impl Browser {
 
     /// `POST /login` with the form.
     pub async fn log_in(&self, site: Site, username: &str, password: &str) -> Answer {
-        let form = format!("username={username}&password={password}");
-        let headers = [("content-type", "application/x-www-form-urlencoded")];
-        self.must(site, Method::POST, "/login", &headers, form.into()).await
+        let (headers, form) = login_form(username, password);
+        self.must(site, Method::POST, "/login", &headers, form).await
     }
 
     /// Logs in as one of the demo accounts, which must succeed.
@@ -218,6 +228,13 @@ impl Answer {
     }
 }
 
-fn attribute(name: &str) -> String {
+/// Headers and body of a login.
+pub(crate) fn login_form(username: &str, password: &str) -> ([(&'static str, &'static str); 1], Bytes) {
+    let form = format!("username={username}&password={password}");
+    ([("content-type", "application/x-www-form-urlencoded")], form.into())
+}
+
+/// The path of an attribute.
+pub(crate) fn attribute(name: &str) -> String {
     format!("/api/session/attributes/{name}")
 }
