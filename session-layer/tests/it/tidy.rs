@@ -99,6 +99,62 @@ fn every_member_has_the_workspaces_lints_and_none_has_unsafe_code() {
     }
 }
 
+/// The tests of a file, by their names.
+fn tests(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut is_test = false;
+    for line in text.lines().map(str::trim) {
+        let declaration = line.split_once("fn ").filter(|(before, _)| ["", "async "].contains(before));
+        if let Some((_, rest)) = declaration {
+            if is_test {
+                found.push(rest.split('(').next().unwrap_or_default());
+            }
+            is_test = false;
+        } else if line.starts_with("#[") {
+            is_test |= line.contains("test]") || line.contains("test(");
+        }
+    }
+    found
+}
+
+/// The names of tests in the tables of a document: `module::test`, of which the end may be left out (`module::the_beginning_…`).
+fn named_in_tables(text: &str) -> Vec<&str> {
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let quoted = rows.flat_map(|line| line.split('`').skip(1).step_by(2));
+    let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:…".contains(c);
+    quoted
+        .filter(|quoted| quoted.contains("::") && !quoted.starts_with("session_layer::") && quoted.chars().all(part))
+        .collect()
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let sources = rust();
+    let is_there = |named: &str| {
+        let (modules, test) = named.rsplit_once("::").expect("it was chosen for them");
+        let places = ["", "/mod"].map(|suffix| format!("/{}{suffix}.rs", modules.replace("::", "/")));
+        let mut tests = sources
+            .iter()
+            .filter(|(path, _)| places.iter().any(|place| path.ends_with(place)))
+            .flat_map(|(_, text)| tests(text));
+        match test.strip_suffix('…') {
+            Some(beginning) => tests.any(|test| test.starts_with(beginning)),
+            None => tests.any(|there| there == test),
+        }
+    };
+    let documents = files("", ".md");
+    let named: Vec<_> = documents
+        .iter()
+        .flat_map(|(path, text)| named_in_tables(text).into_iter().map(move |named| (path, named)))
+        .collect();
+    assert!(
+        named.iter().any(|(path, _)| *path == "README.md") && named.len() > 40,
+        "the search finds no names any more"
+    );
+    let missing: Vec<_> = named.into_iter().filter(|(_, named)| !is_there(named)).collect();
+    assert!(missing.is_empty(), "no test has these names: {missing:#?}");
+}
+
 #[test]
 fn nothing_is_left_to_do() {
     for word in ["todo", "unimplemented", "dbg"] {
