@@ -216,10 +216,35 @@ mod tests {
         assert!(SessionId::decode(&format!("{}B", "A".repeat(26))).is_err());
     }
 
+    /// What is in Redis, in forms and in logs of one version must mean the same to the next. The digest is what `sha256sum` says.
+    #[test]
+    fn the_forms_of_an_id_do_not_change_from_version_to_version() {
+        let id = SessionId::try_from(&std::array::from_fn::<u8, 20, _>(|at| at as u8)[..]).unwrap();
+        assert_eq!(id.encode(), "AAECAwQFBgcICQoLDA0ODxAREhM");
+        assert_eq!(SessionId::decode("AAECAwQFBgcICQoLDA0ODxAREhM"), Ok(id));
+        assert_eq!(id.shard(), [0, 1]);
+        let digest: String = id.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, "e7aebf577f60412f0312d442c70a1fa6148c090bf5bab404caec29482ae779e8");
+        assert_eq!(id.fingerprint().to_string(), "e7aebf57");
+        let handle = id.handle();
+        assert_eq!((handle.shard(), *handle.digest()), (id.shard(), id.digest()));
+        assert_eq!(handle.encode(), "AAHnrr9Xf2BBLwMS1ELHCh-mFIwJC_W6tATK7ClIKud56A");
+        assert_eq!(SessionHandle::decode("AAHnrr9Xf2BBLwMS1ELHCh-mFIwJC_W6tATK7ClIKud56A"), Ok(handle));
+    }
+
+    #[test]
+    fn what_is_no_handle_is_refused() {
+        for text in ["", "A", "AAA", "not base64!!", &SessionId::random().encode(), &"A".repeat(44), &"A".repeat(48)] {
+            let error = SessionHandle::decode(text).expect_err(text);
+            assert!(error.to_string().contains("handle (34 bytes)"), "{error}");
+        }
+    }
+
     #[test]
     fn neither_debug_nor_the_fingerprint_shows_the_id() {
         let id = SessionId::random();
         assert_eq!(format!("{id:?}"), "SessionId(..)");
+        assert_eq!(format!("{:?}", id.handle()), "SessionHandle(..)");
         assert_eq!(id.fingerprint().to_string().len(), 8);
         assert!(!id.encode().contains(&id.fingerprint().to_string()));
     }
