@@ -10,5 +10,12 @@ pub mod driver; // when requests are due, and who begins them
 
 pub mod report; // what became of them
 
+mod model; // what a visitor knows of its session, and what an answer must therefore say
+
+pub mod visitors; // many of them, as the driver's workload
+
 #[cfg(test)]
 mod stall; // the driver against a server that stalls
+
+#[cfg(test)]
+mod stub; // the visitors against a server that makes mistakes

@@ -1,0 +1,522 @@
+//! Many visitors of the demo, who do what visitors do and check every answer.
+//!
+//! Each has a browser of its own and sends one request at a time; the request that is due goes to one that is idle. Those who
+//! were here last come again first, so most of the load is of sessions that are in use; the others step in while requests wait.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::browser::{Answer, Browser, Site, attribute, login_form};
+use crate::driver::{Outcome, Request, Workload, lock};
+use crate::model::{Action, Cookie, Finding, Good, Model, View};
+
+/// The demo's accounts.
+const ACCOUNTS: [(&str, &str); 2] = [("alice", "wonderland"), ("bob", "builder")];
+/// The attributes that visitors use.
+const NOTE: &str = "note";
+const COUNT: &str = "count";
+/// What the demo sets by itself.
+const OF_THE_DEMO: [&str; 2] = ["visits", "recent_servers"];
+/// A visitor's notes are its own numbers, so that somebody else's is recognised.
+const NOTES_EACH: i64 = 1_000_000;
+
+/// Visitors enough for requests that wait this long, each of them: more than the longest wait for the store.
+const WAITS: Duration = Duration::from_secs(7);
+/// How long a visitor rests whose last request had no good answer. After the store's budget (5 s) whatever it began has
+/// ended, so the next read tells what became of it.
+const REST: Duration = Duration::from_secs(7);
+/// How many requests are under way at once while visitors arrive, and while they are looked at in the end.
+const AT_ONCE: usize = 24;
+/// How many findings of each sort are kept word for word; all are counted.
+const KEPT: usize = 50;
+
+/// In percent, what is due: the rest of 100 is logins and logouts, in turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Mix {
+    /// `GET /api/session`.
+    pub reads: u8,
+    /// `GET /`: one that writes, too.
+    pub visits: u8,
+    /// `PUT` of an attribute.
+    pub puts: u8,
+    /// `POST …/increment`.
+    pub increments: u8,
+    /// `DELETE` of an attribute; a `PUT` where there is none.
+    pub deletes: u8,
+}
+
+/// 70 % `GET`, 25 % writes, 5 % logins and logouts.
+pub const MIX: Mix = Mix { reads: 60, visits: 10, puts: 13, increments: 9, deletes: 3 };
+
+/// The visitors. Clones are the same ones.
+#[derive(Clone)]
+pub struct Visitors {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    site: Site,
+    mix: Mix,
+    rest: Duration,
+    started: Instant,
+    idle: Mutex<Idle>,
+    findings: Mutex<Findings>,
+    /// How many of those that were here last come first.
+    regulars: usize,
+}
+
+struct Idle {
+    ready: Vec<Visitor>,
+    resting: VecDeque<(Instant, Visitor)>,
+    random: fastrand::Rng,
+}
+
+struct Visitor {
+    number: i64,
+    account: (&'static str, &'static str),
+    browser: Browser,
+    model: Model,
+    notes: i64,
+    /// Cookies whose sessions have ended, and must stay ended.
+    ended: Vec<String>,
+}
+
+/// What was found out about sessions, beside what became of the requests.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// What nothing excuses: wrong users, values nobody wrote, increments that count twice.
+    pub wrong: Count,
+    /// Logins and logouts that were acknowledged and did not last, a logged-out cookie that works again included.
+    pub lost_durable: Count,
+    /// Cookies that opened a session again after its logout, or its change of ID, was acknowledged. They count as durable ones
+    /// lost as well.
+    pub resurrected: u64,
+    /// Other writes that were acknowledged and did not last.
+    pub lost: Count,
+    /// Visits that were counted once more than asked for, by a `GET` that a proxy sent again.
+    pub repeated: u64,
+    /// Logins that were acknowledged.
+    pub logins: u64,
+    /// Logouts that were acknowledged.
+    pub logouts: u64,
+    /// Other writes that were acknowledged.
+    pub writes: u64,
+    /// Requests whose effect was not known at first.
+    pub doubts: u64,
+    /// Visitors whose session was looked at in the end.
+    pub verified: u64,
+    /// Cookies of ended sessions that were tried again.
+    pub tried: u64,
+}
+
+/// How many, and the first of them in words.
+#[derive(Debug, Clone, Default)]
+pub struct Count {
+    /// How many.
+    pub count: u64,
+    /// The first ones.
+    pub first: Vec<String>,
+}
+
+impl Visitors {
+    /// Lets so many visitors arrive that `rate` requests a second may wait for the longest that the store may take: each begins
+    /// a session, and half of those who come first log in.
+    ///
+    /// # Errors
+    ///
+    /// When one could not.
+    pub async fn arrive(site: Site, rate: u32, seed: u64) -> Result<Self, String> {
+        Self::with_rest(site, rate, seed, REST).await
+    }
+
+    /// `rest` takes the place of [`REST`], for servers with less patience.
+    pub(crate) async fn with_rest(site: Site, rate: u32, seed: u64, rest: Duration) -> Result<Self, String> {
+        let regulars = (rate as usize).max(10);
+        let population = (f64::from(rate) * WAITS.as_secs_f64()).ceil() as usize + regulars;
+        let browser = Browser::new();
+        let visitors = (0..population).map(|number| Visitor {
+            number: number as i64,
+            account: ACCOUNTS[number % ACCOUNTS.len()],
+            browser: browser.another(),
+            model: Model::new(ACCOUNTS[number % ACCOUNTS.len()].0),
+            notes: 0,
+            ended: Vec::new(),
+        });
+        let idle = Idle { ready: Vec::new(), resting: VecDeque::new(), random: fastrand::Rng::with_seed(seed) };
+        let inner = Inner {
+            site,
+            mix: MIX,
+            rest,
+            started: Instant::now(),
+            idle: Mutex::new(idle),
+            findings: Mutex::default(),
+            regulars,
+        };
+        let all = Self { inner: Arc::new(inner) };
+        let first = population - regulars / 2;
+        let arrived = all.each(visitors, move |inner, mut visitor| async move {
+            let log_in = visitor.number as usize >= first;
+            for action in [Action::Set(visitor.new_note()), Action::LogIn].into_iter().take(1 + usize::from(log_in)) {
+                if let Some(why) = visitor.act(&inner, action).await.failure {
+                    return Err(format!("visitor {}: {action:?}: {why}", visitor.number));
+                }
+            }
+            Ok(visitor)
+        });
+        let mut arrived = arrived.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        arrived.sort_by_key(|visitor| visitor.number);
+        lock(&all.inner.idle).ready = arrived;
+        Ok(all)
+    }
+
+    /// How many there are.
+    pub fn population(&self) -> usize {
+        let idle = lock(&self.inner.idle);
+        idle.ready.len() + idle.resting.len()
+    }
+
+    /// What was found out so far.
+    pub fn findings(&self) -> Findings {
+        lock(&self.inner.findings).clone()
+    }
+
+    /// Looks at every visitor's session once more, and tries every cookie whose session has ended. After the load, when all
+    /// is well again: an answer that is not good here is wrong.
+    pub async fn verify(&self) -> Findings {
+        let visitors: Vec<_> = {
+            let mut idle = lock(&self.inner.idle);
+            let resting = std::mem::take(&mut idle.resting);
+            let resting = resting.into_iter().map(|(until, visitor)| (Some(until), visitor));
+            std::mem::take(&mut idle.ready).into_iter().map(|visitor| (None, visitor)).chain(resting).collect()
+        };
+        let verified = self.each(visitors, |inner, (until, mut visitor)| async move {
+            if let Some(until) = until {
+                sleep_until(until).await;
+            }
+            visitor.verify(&inner).await;
+            visitor
+        });
+        let verified = verified.await;
+        lock(&self.inner.idle).ready.extend(verified);
+        self.findings()
+    }
+
+    /// Does something with each of `items`, some at a time.
+    async fn each<I: Send + 'static, T: Send + 'static, F: Future<Output = T> + Send + 'static>(
+        &self,
+        items: impl IntoIterator<Item = I>,
+        act: impl Fn(Arc<Inner>, I) -> F,
+    ) -> Vec<T> {
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        for item in items {
+            let work = act(Arc::clone(&self.inner), item);
+            let places = Arc::clone(&places);
+            tasks.spawn(async move {
+                let _place = places.acquire_owned().await.expect("nobody closes it");
+                work.await
+            });
+        }
+        tasks.join_all().await
+    }
+}
+
+impl Workload for Visitors {
+    fn begin(&self, _: u64) -> Option<Request> {
+        let (mut visitor, action) = self.inner.next()?;
+        let kind = kind(action, visitor.model.has_session());
+        let inner = Arc::clone(&self.inner);
+        Some(Request::new(kind, async move {
+            let outcome = visitor.act(&inner, action).await;
+            inner.give_back(visitor);
+            outcome
+        }))
+    }
+}
+
+fn kind(action: Action, has_session: bool) -> &'static str {
+    match action {
+        // Costs the store nothing.
+        Action::Read if !has_session => "GET without a session",
+        Action::Read => "GET /api/session",
+        Action::Visit => "GET /",
+        Action::Set(_) => "PUT attribute",
+        Action::Remove => "DELETE attribute",
+        Action::Increment => "POST increment",
+        Action::LogIn => "POST /login",
+        Action::LogOut => "POST /logout",
+    }
+}
+
+/// Whether requests of this kind wait for the store.
+pub fn needs_the_store(kind: &str) -> bool {
+    kind != "GET without a session"
+}
+
+impl Inner {
+    fn next(&self) -> Option<(Visitor, Action)> {
+        let mut idle = lock(&self.idle);
+        let now = Instant::now();
+        while idle.resting.front().is_some_and(|(until, _)| *until <= now) {
+            let (_, visitor) = idle.resting.pop_front().expect("it was there");
+            idle.ready.push(visitor);
+        }
+        let ready = idle.ready.len();
+        if ready == 0 {
+            return None;
+        }
+        let chosen = idle.random.usize(ready.saturating_sub(self.regulars)..ready);
+        let mut visitor = idle.ready.swap_remove(chosen);
+        let percent = idle.random.u8(0..100);
+        let action = visitor.choose(self.mix, percent);
+        Some((visitor, action))
+    }
+
+    fn give_back(&self, visitor: Visitor) {
+        let mut idle = lock(&self.idle);
+        if visitor.model.is_in_doubt() {
+            idle.resting.push_back((Instant::now() + self.rest, visitor));
+        } else {
+            idle.ready.push(visitor);
+        }
+    }
+
+    fn note(&self, visitor: &Visitor, findings: Vec<Finding>) {
+        if findings.is_empty() {
+            return;
+        }
+        let mut all = lock(&self.findings);
+        let who = format!("after {:.2?}, visitor {}", self.started.elapsed(), visitor.number);
+        for finding in findings {
+            match finding {
+                Finding::Wrong(what) => all.wrong.add(1, || format!("{who}: {what}")),
+                Finding::LostDurable(what) => all.lost_durable.add(1, || format!("{who}: {what}")),
+                Finding::Lost(writes, what) => all.lost.add(writes, || format!("{who}: {what}")),
+                Finding::Repeated(visits) => all.repeated += visits,
+            }
+        }
+    }
+}
+
+impl Count {
+    fn add(&mut self, count: u64, what: impl FnOnce() -> String) {
+        self.count += count;
+        if self.first.len() < KEPT {
+            self.first.push(what());
+        }
+    }
+}
+
+impl Visitor {
+    fn new_note(&mut self) -> i64 {
+        self.notes += 1;
+        self.number * NOTES_EACH + self.notes
+    }
+
+    /// What it does next, if `percent` of all are smaller.
+    fn choose(&mut self, mix: Mix, percent: u8) -> Action {
+        if self.model.is_in_doubt() {
+            return Action::Read;
+        }
+        let bounds =
+            [mix.reads, mix.visits, mix.puts, mix.increments, mix.deletes].into_iter().scan(0, |sum, share| {
+                *sum += share;
+                Some(*sum)
+            });
+        match bounds.take_while(|bound| percent >= *bound).count() {
+            0 => Action::Read,
+            1 => Action::Visit,
+            3 => Action::Increment,
+            4 if self.model.has_note() => Action::Remove,
+            2 | 4 => Action::Set(self.new_note()),
+            _ if self.model.is_logged_in() => Action::LogOut,
+            _ => Action::LogIn,
+        }
+    }
+
+    /// Sends the request, and learns from the answer.
+    async fn act(&mut self, inner: &Inner, action: Action) -> Outcome {
+        let before = self.browser.session_cookie();
+        let answer = self.send(inner.site, action).await;
+        let after = self.browser.session_cookie();
+        let cookie = match (&before, &after) {
+            (before, after) if before == after => Cookie::Untouched,
+            (_, Some(_)) => Cookie::Set,
+            (_, None) => Cookie::Removed,
+        };
+        let outcome = |failure| Outcome {
+            status: answer.as_ref().map(|answer| answer.status).map_err(Clone::clone),
+            node: answer.as_ref().ok().and_then(Answer::node).map(str::to_owned),
+            failure,
+        };
+        match answer.as_ref().map_err(Clone::clone).and_then(|answer| good(self.number, action, answer)) {
+            Ok(good) => {
+                let findings = self.model.answered(action, &good, cookie);
+                inner.note(self, findings);
+                if matches!(action, Action::LogIn | Action::LogOut) && cookie != Cookie::Untouched {
+                    self.ended.extend(before);
+                }
+                if !self.model.has_session() {
+                    // Of a session that is gone: presenting it again would be refused.
+                    self.browser.clear_cookies();
+                }
+                let mut findings = lock(&inner.findings);
+                match action {
+                    Action::Read => {}
+                    Action::LogIn => findings.logins += 1,
+                    Action::LogOut => findings.logouts += 1,
+                    _ => findings.writes += 1,
+                }
+                outcome(None)
+            }
+            Err(why) => {
+                let is_refusal = answer.as_ref().is_ok_and(|answer| answer.status.is_client_error());
+                self.model.failed(action, is_refusal, cookie);
+                lock(&inner.findings).doubts += u64::from(self.model.is_in_doubt());
+                outcome(Some(why))
+            }
+        }
+    }
+
+    async fn send(&self, site: Site, action: Action) -> Result<Answer, String> {
+        let (method, path, headers, body) = match action {
+            Action::Read => (Method::GET, "/api/session".to_owned(), &[][..], Bytes::new()),
+            Action::Visit => (Method::GET, "/".to_owned(), &[][..], Bytes::new()),
+            Action::Set(value) => (Method::PUT, attribute(NOTE), &[][..], value.to_string().into()),
+            Action::Remove => (Method::DELETE, attribute(NOTE), &[][..], Bytes::new()),
+            Action::Increment => (Method::POST, format!("{}/increment", attribute(COUNT)), &[][..], Bytes::new()),
+            Action::LogIn => {
+                let (headers, form) = login_form(self.account.0, self.account.1);
+                return self.browser.send(site, Method::POST, "/login", &headers, form).await;
+            }
+            Action::LogOut => (Method::POST, "/logout".to_owned(), &[][..], Bytes::new()),
+        };
+        self.browser.send(site, method, &path, headers, body).await
+    }
+
+    async fn verify(&mut self, inner: &Inner) {
+        if let Some(why) = self.act(inner, Action::Read).await.failure {
+            inner.note(self, vec![Finding::Wrong(format!("its session could not be looked at in the end: {why}"))]);
+        }
+        lock(&inner.findings).verified += 1;
+        let present = self.browser.another();
+        for cookie in &self.ended {
+            present.set_session_cookie(cookie);
+            let answer = present.send(inner.site, Method::GET, "/api/session", &[], Bytes::new()).await;
+            let view = answer.and_then(|answer| match answer.status {
+                StatusCode::OK => view(self.number, &answer),
+                status => Err(status.to_string()),
+            });
+            let mut findings = lock(&inner.findings);
+            findings.tried += 1;
+            match view {
+                Ok(View { id: None, .. }) => {}
+                Ok(view) => {
+                    findings.resurrected += 1;
+                    let number = self.number;
+                    findings.lost_durable.add(1, || format!("visitor {number}: an ended session lives: {view:?}"));
+                }
+                Err(why) => findings.wrong.add(1, || format!("a cookie could not be tried again: {why}")),
+            }
+        }
+    }
+}
+
+/// What an answer says, if it is the one that the action asks for.
+fn good(number: i64, action: Action, answer: &Answer) -> Result<Good, String> {
+    let unexpected = || {
+        let text: String = answer.text().chars().take(200).collect();
+        format!("answered {}: {text}", answer.status)
+    };
+    match (action, answer.status.as_u16()) {
+        (Action::Read, 200) => Ok(Good::Session(view(number, answer)?)),
+        (Action::Visit, 200) => Ok(Good::Page(page(answer)?)),
+        (Action::Set(_), 204) | (Action::Remove, 204) | (Action::LogIn | Action::LogOut, 303) => Ok(Good::Done),
+        // Honest, if what was there is lost; the model knows.
+        (Action::Remove, 404) => Ok(Good::NoNote),
+        (Action::Increment, 200) => {
+            let value = json(answer)?["value"].as_i64().ok_or_else(unexpected)?;
+            Ok(Good::Count(value))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+fn json(answer: &Answer) -> Result<Value, String> {
+    serde_json::from_slice(&answer.body).map_err(|error| format!("no JSON ({error}): {}", answer.text()))
+}
+
+/// The session, from the API's answer to the visitor with this number.
+fn view(number: i64, answer: &Answer) -> Result<View, String> {
+    let json = json(answer)?;
+    let text = |name: &str| json[name].as_str().map(str::to_owned);
+    let attributes = json["attributes"].as_object().ok_or_else(|| format!("no attributes: {json}"))?;
+    let is_own = |name: &str, value: &Value| match name {
+        NOTE => value.as_i64().is_some_and(|value| value / NOTES_EACH == number),
+        COUNT => value.is_i64(),
+        name => OF_THE_DEMO.contains(&name),
+    };
+    let foreign = attributes.iter().filter(|(name, value)| !is_own(name, value));
+    Ok(View {
+        id: text("session_id"),
+        created_on: text("created_on"),
+        account: text("account"),
+        note: attributes.get(NOTE).and_then(Value::as_i64),
+        count: attributes.get(COUNT).and_then(Value::as_i64).unwrap_or(0),
+        visits: json["visits"].as_i64().ok_or_else(|| format!("no visits: {json}"))?,
+        foreign: foreign.map(|(name, value)| format!("{name}={value}")).collect(),
+    })
+}
+
+/// The session, from the page.
+fn page(answer: &Answer) -> Result<View, String> {
+    let html = answer.text();
+    let between = |start: &str, end: &str| {
+        let (_, rest) = html.split_once(start)?;
+        Some(rest.split_once(end)?.0.to_owned())
+    };
+    let missing = |what: &str| format!("no {what} on the page: {html}");
+    Ok(View {
+        id: Some(between(r#"id="session-id"><code>"#, "<").ok_or_else(|| missing("session ID"))?),
+        account: between(r#"id="account-name">"#, "<"),
+        visits: between(r#"id="visits">"#, "<")
+            .and_then(|visits| visits.parse().ok())
+            .ok_or_else(|| missing("visits"))?,
+        ..View::default()
+    })
+}
+
+impl Findings {
+    /// Whether nothing was wrong and no login or logout was lost. Other lost writes are for whoever asks to judge.
+    pub fn are_good(&self) -> bool {
+        self.wrong.count == 0 && self.lost_durable.count == 0
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wrong, lost_durable, lost, resurrected, repeated, .. } = self;
+        let Self { logins, logouts, writes, doubts, verified, tried, .. } = self;
+        writeln!(f, "  acknowledged: {logins} logins, {logouts} logouts, {writes} other writes; {doubts} in doubt")?;
+        writeln!(f, "  looked at afterwards: {verified} sessions, {tried} cookies of ended ones")?;
+        writeln!(
+            f,
+            "  lost: {} logins or logouts ({resurrected} resurrected), {} other writes",
+            lost_durable.count, lost.count
+        )?;
+        writeln!(f, "  wrong: {}; visits counted for a request that was sent again: {repeated}", wrong.count)?;
+        for what in wrong.first.iter().chain(&lost_durable.first).chain(&lost.first).take(20) {
+            writeln!(f, "    {what}")?;
+        }
+        Ok(())
+    }
+}
