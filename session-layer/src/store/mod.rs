@@ -13,7 +13,10 @@ pub use memory::MemoryStore;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "redis")]
-pub use redis::{RedisStore, RedisStoreBuilder};
+pub use redis::{
+    Follower, Observation, Observed, ObservedSentinel, ObservedServer, Observer, RedisStore, RedisStoreBuilder,
+    Replication, SentinelEvent, Word,
+};
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;

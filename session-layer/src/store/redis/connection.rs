@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::clients::Client;
-use fred::interfaces::{ClientLike, EventInterface, KeysInterface};
+use fred::interfaces::{ClientLike, EventInterface, KeysInterface, PubsubInterface};
 use fred::types::config::{Config, ConnectionConfig, ServerConfig, TcpConfig};
-use fred::types::{ClusterHash, CustomCommand, Resp3Frame as Frame, RespVersion, Value, Version};
+use fred::types::{ClusterHash, CustomCommand, Message, Resp3Frame as Frame, RespVersion, Value, Version};
+use tokio::sync::broadcast;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::url::{Address, Login};
@@ -92,6 +93,16 @@ impl Connection {
         let (ttl, fields) = tokio::join!(self.client.pttl(key.clone()), self.call("HGETALL", vec![Value::Bytes(key)]));
         // An error of the server fails both; only the second one tells it from a lost connection.
         Ok((fields?, ttl.map_err(lost)?))
+    }
+
+    /// Asks for everything that is published on the server; only [`messages`](Self::messages) are of use on this connection then.
+    pub(super) async fn subscribe_to_all(&self) -> Result<(), CallError> {
+        self.client.psubscribe("*").await.map_err(lost)
+    }
+
+    /// What is published from here on.
+    pub(super) fn messages(&self) -> broadcast::Receiver<Message> {
+        self.client.message_rx()
     }
 
     /// What the server said about itself when it was connected to, if it may say that.

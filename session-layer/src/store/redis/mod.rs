@@ -2,7 +2,7 @@
 //!
 //! The only place that names the Redis client. In the order of a command's life: where Redis is (`url`), who leads
 //! (`topology`, `sentinel`, `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`), what is asked (`keys`, `scripts`),
-//! what it answers (`reply`).
+//! what it answers (`reply`). Beside them `observe`, for people to look at.
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,6 +43,11 @@ use scripts::Script;
 
 mod reply;
 
+mod observe;
+pub use observe::{
+    Follower, Observation, Observed, ObservedSentinel, ObservedServer, Observer, Replication, SentinelEvent, Word,
+};
+
 mod telemetry;
 
 /// Keeps sessions in Redis 7.0 or later, or Valkey; one server, or a master that sentinels watch.
@@ -67,6 +72,7 @@ pub struct RedisStore {
 }
 
 struct Inner {
+    url: RedisUrl,
     keys: Keys,
     master: Arc<Master>,
     task: AbortHandle,
@@ -104,6 +110,16 @@ impl RedisStore {
     /// Whether there is a master at this moment. It says nothing about the next one.
     pub fn is_up(&self) -> bool {
         self.inner.master.borrow().is_some()
+    }
+
+    /// Looks at all servers and sentinels from here on, over connections of its own, until the observer is dropped: for
+    /// dashboards and logs. The store itself needs none.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn observe(&self) -> Observer {
+        Observer::start(&self.inner.url)
     }
 
     fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
@@ -250,7 +266,7 @@ impl RedisStoreBuilder {
             Servers::Standalone(_) => 0,
             Servers::Sentinel { .. } => 1,
         });
-        let task = runtime.spawn(topology::keep_connected(url, replicas, Arc::clone(&master))).abort_handle();
-        Ok(RedisStore { inner: Arc::new(Inner { keys: Keys::new(&self.key_prefix), master, task }) })
+        let task = runtime.spawn(topology::keep_connected(url.clone(), replicas, Arc::clone(&master))).abort_handle();
+        Ok(RedisStore { inner: Arc::new(Inner { url, keys: Keys::new(&self.key_prefix), master, task }) })
     }
 }

@@ -16,15 +16,15 @@ use super::{add, attributes, cause, connected, create, patiently};
 const WHILE: Duration = Duration::from_secs(30);
 
 /// Three servers and three sentinels, with the settings of the reference cluster where they matter.
-struct Cluster {
-    machine: Machine,
+pub(super) struct Cluster {
+    pub(super) machine: Machine,
 }
 
 impl Cluster {
     const SERVERS: [usize; 3] = [0, 1, 2];
-    const SENTINELS: [usize; 3] = [3, 4, 5];
+    pub(super) const SENTINELS: [usize; 3] = [3, 4, 5];
 
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let this = Self { machine: Machine::start::<6>().await };
         let first = this.machine.port(0);
         for server in Self::SERVERS {
@@ -54,7 +54,7 @@ impl Cluster {
         this
     }
 
-    async fn start_server(&self, server: usize, master: u16) {
+    pub(super) async fn start_server(&self, server: usize, master: u16) {
         let port = self.machine.port(server);
         let mut options =
             "--replica-announce-ip 127.0.0.1 --min-replicas-to-write 1 --min-replicas-max-lag 2".to_owned();
@@ -64,16 +64,16 @@ impl Cluster {
         self.machine.start_redis(port, &[&options]).await;
     }
 
-    async fn ask(&self, server: usize, command: &[&str]) -> Result<String, String> {
+    pub(super) async fn ask(&self, server: usize, command: &[&str]) -> Result<String, String> {
         self.machine.redis(self.machine.port(server)).await?.try_command(command).await
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         let hosts = Self::SENTINELS.map(|sentinel| format!("127.0.0.1:{}", self.machine.port(sentinel)));
         format!("redis-sentinel://{}/{MASTER_NAME}", hosts.join(","))
     }
 
-    async fn signal(&self, process: usize, signal: Signal) {
+    pub(super) async fn signal(&self, process: usize, signal: Signal) {
         self.machine.signal(self.machine.port(process), signal).await;
     }
 

@@ -12,6 +12,7 @@ mod failover;
 mod faults;
 mod keys;
 mod model;
+mod observe;
 mod suite;
 
 /// A store that is connected.
