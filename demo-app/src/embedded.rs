@@ -23,9 +23,9 @@ use tokio::sync::watch;
 
 use crate::config::SessionSettings;
 use crate::drain::{self, Limits};
-use crate::node::{self, Node, Readiness};
+use crate::node::{self, Layers, Node, Readiness};
 use crate::server::{self, Connection};
-use crate::{Fatal, routes};
+use crate::{Fatal, routes, sticky};
 
 /// The nodes' names: those of the tutorials' two Tomcats.
 const NAMES: [&str; 2] = ["1111", "2222"];
@@ -47,9 +47,9 @@ pub(crate) async fn run(listen: SocketAddr, settings: &SessionSettings) -> Resul
         let address = listener.local_addr()?;
         let node = Node::new(name.to_owned(), || true);
         // A layer of its own for each node, as in the real cluster: what they share is the store and the secret.
-        let sessions = node::session_layer(store.clone(), settings)?;
+        let layers = Layers::new(store.clone(), settings)?;
         let mut stopped = stopped.clone();
-        tasks.push(tokio::spawn(node::serve(listener, node.clone(), sessions, limits, async move {
+        tasks.push(tokio::spawn(node::serve(listener, node.clone(), layers, limits, async move {
             // The sender dropped says the same as a message.
             let _ = stopped.changed().await;
         })));
@@ -96,8 +96,12 @@ async fn forward(
     Extension(connection): Extension<Connection>,
     mut request: Request,
 ) -> Response {
-    // One counter for all clients: strictly in turn, never sticky.
-    let node = front.nodes[front.turn.fetch_add(1, Ordering::Relaxed) % front.nodes.len()];
+    let (turn, set_cookie) = match sticky::place(&request) {
+        Some((place, set_cookie)) => (place, set_cookie),
+        // One counter for all clients: strictly in turn, never sticky.
+        None => (front.turn.fetch_add(1, Ordering::Relaxed), None),
+    };
+    let node = front.nodes[turn % front.nodes.len()];
     let host = host(&request);
     remove_hop_by_hop(request.headers_mut());
     if let Err(status) = address_to(node, &mut request) {
@@ -121,6 +125,9 @@ async fn forward(
         Ok(response) => {
             let mut response = response.map(Body::new);
             remove_hop_by_hop(response.headers_mut());
+            if let Some(cookie) = set_cookie {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
             response
         }
         Err(error) => {

@@ -8,11 +8,15 @@ mod config; // the environment; out: checked settings
 
 mod embedded; // `cargo run`: two nodes and a round-robin front in one process
 
+mod sticky; // the front's one exception from taking turns, to be compared with
+
 mod server; // where it listens, and when it ends
 
 mod drain; // connections in, requests out, and an end that nobody notices
 
 mod node; // one node: its state, its routes, and the layers around them in their order
+
+mod compare; // other ways to share sessions, to be compared with
 
 mod headers; // headers that every response carries
 

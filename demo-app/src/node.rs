@@ -20,6 +20,7 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::{Level, Span};
 
 use crate::accounts::Accounts;
+use crate::compare::Schemes;
 use crate::config::{ConfigError, SessionSettings, StoreUrl};
 use crate::drain::Limits;
 use crate::metrics::Metrics;
@@ -107,19 +108,19 @@ pub(crate) async fn run(
     store: StoreUrl,
     settings: &SessionSettings,
 ) -> Result<(), Fatal> {
-    let (node, sessions) = match store {
-        StoreUrl::Memory => (Node::new(name, || true), session_layer(MemoryStore::new(), settings)?),
+    let (node, layers) = match store {
+        StoreUrl::Memory => (Node::new(name, || true), Layers::new(MemoryStore::new(), settings)?),
         StoreUrl::Redis(url) => {
             // Returns at once and connects behind the scenes: a node starts while Redis is down.
             let store = RedisStore::builder(&url).build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
-            let sessions = session_layer(store.clone(), settings)?;
-            (Node::new(name, move || store.is_up()), sessions)
+            let layers = Layers::new(store.clone(), settings)?;
+            (Node::new(name, move || store.is_up()), layers)
         }
     };
     let listener = server::bind(listen).await?;
     let asked_to_stop = server::asked_to_stop();
     tracing::info!(server = node.name(), "listening on http://{}", listener.local_addr()?);
-    serve(listener, node, sessions, Limits::default(), asked_to_stop).await;
+    serve(listener, node, layers, Limits::default(), asked_to_stop).await;
     Ok(())
 }
 
@@ -127,7 +128,7 @@ pub(crate) async fn run(
 pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
     node: Node,
-    sessions: SessionLayer,
+    layers: Layers,
     limits: Limits,
     stop: impl Future<Output = ()>,
 ) {
@@ -137,7 +138,22 @@ pub(crate) async fn serve(
         stop.await;
         draining.set_readiness(Readiness::Draining);
     };
-    drain::serve(listener, router(node, sessions), limits, stop).await;
+    drain::serve(listener, router(node, layers), limits, stop).await;
+}
+
+/// The session layers around a node's routes.
+pub(crate) struct Layers {
+    /// That of the demo itself.
+    pub(crate) sessions: SessionLayer,
+    /// Those that it is compared with.
+    pub(crate) schemes: Schemes,
+}
+
+impl Layers {
+    /// Those of a node that keeps its sessions in `store`.
+    pub(crate) fn new(store: impl SessionStore + Clone, settings: &SessionSettings) -> Result<Self, ConfigError> {
+        Ok(Self { sessions: session_layer(store.clone(), settings)?, schemes: Schemes::new(store, settings)? })
+    }
 }
 
 /// The session layer, from the settings.
@@ -163,21 +179,18 @@ pub(crate) fn session_layer(store: impl SessionStore, settings: &SessionSettings
 }
 
 /// The node's routes in their layers. A layer added later is further out; read from below for the way in.
-pub(crate) fn router(node: Node, sessions: SessionLayer) -> Router {
+pub(crate) fn router(node: Node, Layers { sessions, schemes }: Layers) -> Router {
     let name = HeaderValue::from_str(node.name()).expect("a server's name fits into a header");
-
+    // For the page that lists an account's sessions and ends them.
     let principals = Extension(sessions.sessions());
 
-    routes::with_sessions()
-        // For the page that lists an account's sessions and ends them.
-        .layer(principals)
-        // Inside the session layer, so that a panic is a 500 to it like any other: nothing is committed, but the cookie of
-        // what the handler flushed before is still sent.
-        .layer(CatchPanicLayer::new())
-        // Inside the session layer as well: 408 commits nothing, which is what the answer says. Outside it would cut the wait
-        // for a commit that takes effect all the same.
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, HANDLER_TIMEOUT))
-        .layer(sessions)
+    let mut with_sessions = in_session_layer(routes::with_sessions().layer(principals), sessions);
+    for (scheme, layer) in schemes.0 {
+        with_sessions = with_sessions.merge(in_session_layer(routes::scheme(scheme), layer));
+    }
+
+    with_sessions
+        .merge(routes::pages())
         // Outside the session layer: who may not come in is turned away before any session is looked at.
         .layer(from_fn(origin::check))
         .layer(RequestBodyLimitLayer::new(MAX_BODY_BYTES))
@@ -207,6 +220,18 @@ pub(crate) fn router(node: Node, sessions: SessionLayer) -> Router {
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(SetRequestIdLayer::x_request_id(MakeRequestUuid))
         .with_state(node)
+}
+
+/// Routes in a session layer, and what belongs inside it.
+fn in_session_layer(routes: Router<Node>, sessions: SessionLayer) -> Router<Node> {
+    routes
+        // Inside the session layer, so that a panic is a 500 to it like any other: nothing is committed, but the cookie of
+        // what the handler flushed before is still sent.
+        .layer(CatchPanicLayer::new())
+        // Inside the session layer as well: 408 commits nothing, which is what the answer says. Outside it would cut the wait
+        // for a commit that takes effect all the same.
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, HANDLER_TIMEOUT))
+        .layer(sessions)
 }
 
 /// Path without query, and nothing of the session: neither belongs in a log.

@@ -9,6 +9,9 @@ mod login; // log in and out
 
 mod sessions; // where an account is logged in
 
+mod compare; // ways to share a session, side by side
+pub(crate) use compare::scheme;
+
 mod api; // the same as JSON
 
 mod health; // for load balancers and for Prometheus
@@ -40,6 +43,11 @@ pub(crate) fn with_sessions() -> Router<Node> {
         .route("/api/session/attributes/{name}", put(api::put).delete(api::delete))
         .route("/api/session/attributes/{name}/increment", post(api::increment))
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "There is nothing at this address.") })
+}
+
+/// Pages for which no session is asked.
+pub(crate) fn pages() -> Router<Node> {
+    compare::overview()
 }
 
 /// Routes that must work whatever happens to sessions.

@@ -7,7 +7,7 @@ use session_layer::store::{MemoryStore, SessionStore};
 use tower::ServiceExt;
 
 use crate::config::{Config, SessionSettings};
-use crate::node::{self, Node, Readiness};
+use crate::node::{self, Layers, Node, Readiness};
 use crate::server::Connection;
 
 /// The settings of the embedded cluster.
@@ -34,11 +34,11 @@ impl Cluster {
     }
 }
 
-pub(super) fn node(name: &str, store: impl SessionStore, settings: &SessionSettings) -> (Node, Router) {
+pub(super) fn node(name: &str, store: impl SessionStore + Clone, settings: &SessionSettings) -> (Node, Router) {
     let node = Node::new(name.to_owned(), || true);
     node.set_readiness(Readiness::Ready);
-    let sessions = node::session_layer(store, settings).expect("the settings are good");
-    (node.clone(), node::router(node, sessions))
+    let layers = Layers::new(store, settings).expect("the settings are good");
+    (node.clone(), node::router(node, layers))
 }
 
 /// A client that keeps the session cookie.

@@ -11,7 +11,8 @@ use session_layer::{SessionId, SessionLayer};
 use tokio::time::Instant;
 
 use super::client::{Browser, Cluster};
-use crate::node::{self, Node, Readiness};
+use crate::compare::Schemes;
+use crate::node::{self, Layers, Node, Readiness};
 
 /// A store that never answers.
 struct DeadStore;
@@ -38,15 +39,22 @@ impl SessionStore for DeadStore {
     }
 }
 
+/// The demo's pages in this layer.
+fn layers(sessions: SessionLayer) -> Layers {
+    let schemes = Schemes::new(MemoryStore::new(), &super::client::settings()).expect("the settings are good");
+    Layers { sessions, schemes }
+}
+
 /// A browser with a good cookie, on a node whose store has died since.
 async fn stranded() -> Browser {
     let secret = [7; 32];
     let node = || Node::new("1111".to_owned(), || false);
     let alive = SessionLayer::builder(MemoryStore::new()).secret(secret).development(true);
-    let mut browser = Browser { nodes: vec![node::router(node(), alive.build().unwrap())], turn: 0, cookie: None };
+    let mut browser =
+        Browser { nodes: vec![node::router(node(), layers(alive.build().unwrap()))], turn: 0, cookie: None };
     browser.get("/").await.with_status(StatusCode::OK);
     let dead = SessionLayer::builder(DeadStore).secret(secret).development(true).budget(Duration::from_millis(100));
-    browser.nodes = vec![node::router(node(), dead.build().unwrap())];
+    browser.nodes = vec![node::router(node(), layers(dead.build().unwrap()))];
     browser
 }
 
@@ -92,7 +100,7 @@ async fn a_node_is_ready_unless_it_is_starting_or_draining_and_tells_how_the_sto
     let cluster = Cluster::new();
     let node = Node::new("1111".to_owned(), || false);
     let layer = node::session_layer(cluster.store.clone(), &super::client::settings()).unwrap();
-    let mut browser = Browser { nodes: vec![node::router(node.clone(), layer)], turn: 0, cookie: None };
+    let mut browser = Browser { nodes: vec![node::router(node.clone(), layers(layer))], turn: 0, cookie: None };
     for (readiness, status, word) in [
         (Readiness::Starting, StatusCode::SERVICE_UNAVAILABLE, "starting"),
         (Readiness::Ready, StatusCode::OK, "ready"),

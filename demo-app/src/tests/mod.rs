@@ -16,6 +16,8 @@ mod login; // accounts
 
 mod sessions; // where an account is logged in
 
+mod compare; // the schemes side by side
+
 mod api; // the JSON routes
 
 mod failures; // no store, a stored session that is spoilt, health
