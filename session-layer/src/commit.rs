@@ -52,6 +52,9 @@ pub struct Commit {
     pub sessions: Option<SessionLimit>,
     /// Whether a replica must have it before it counts.
     pub durable: bool,
+    /// Whether the session is to remember this version beside the last ones, seven of them, and the reply to name those. For
+    /// [`rollback_detection`](crate::SessionLayerBuilder::rollback_detection); a store that cannot lose what it acknowledged need not.
+    pub keep_history: bool,
     /// The commit must not apply after this: whoever asked has given up by then.
     pub deadline: Instant,
     /// How long the store must be able to recognise a repetition.
@@ -71,6 +74,7 @@ impl Commit {
             limits: Limits::default(),
             sessions: None,
             durable: false,
+            keep_history: false,
             deadline,
             remember: Duration::from_secs(20),
         }
@@ -220,6 +224,9 @@ pub enum Reply {
         counters: BTreeMap<String, i64>,
         /// Whether a replica has it, if the commit asked for that.
         confirmed: bool,
+        /// The versions that the session had last before it, as [`Record::history`](crate::store::Record::history), if the commit asked
+        /// for that.
+        history: Vec<Version>,
     },
     /// There is no such session, and no tombstone.
     Absent,
@@ -475,7 +482,7 @@ mod tests {
         let delta = delta(steps);
         let step = plan(seen, &delta);
         let replies = [
-            Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true },
+            Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true, history: Vec::new() },
             Reply::Absent,
             Reply::Ended { successor: None },
             Reply::Ended { successor: Some(successor()) },
@@ -489,7 +496,8 @@ mod tests {
     #[test]
     fn a_login_that_followed_gives_the_browser_the_successor() {
         let (delta, seen) = (delta(&["set", "login"]), Seen::Ended { successor: Some(successor()) });
-        let applied = Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true };
+        let applied =
+            Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true, history: Vec::new() };
         let step = Step::Apply(successor());
         assert_eq!(next(&step, successor(), &seen, &delta, &applied), Next::Keep(successor()));
         // Gone meanwhile: a fresh session.

@@ -47,7 +47,7 @@ impl fmt::Debug for Renewal {
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Applied { version, counters, confirmed } => f
+            Self::Applied { version, counters, confirmed, .. } => f
                 .debug_struct("Applied")
                 .field("version", version)
                 .field("counters", &counters.len())

@@ -12,6 +12,8 @@ use tower_layer::Layer;
 use crate::budget::Waiters;
 use crate::commit::{AboveLimit, SessionLimit};
 use crate::delta::Limits;
+use crate::event::SessionEvent;
+use crate::freshness::Tokens;
 use crate::principals::Sessions;
 use crate::service::SessionService;
 use crate::session::DefaultSession;
@@ -72,6 +74,8 @@ impl SessionLayer {
             max_waiting: 2_000,
             limits: Limits::default(),
             session_limit: None,
+            rollback_detection: false,
+            on_event: None,
             commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
         };
         SessionLayerBuilder { settings, kind: PhantomData }
@@ -118,9 +122,14 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) session_limit: Option<SessionLimit>,
     pub(crate) commit_when: Box<CommitWhen>,
+    /// Only where something depends on what browsers were told.
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) rollback_detection: bool,
+    pub(crate) on_event: Option<Box<OnEvent>>,
 }
 
 type CommitWhen = dyn Fn(&Parts) -> bool + Send + Sync;
+type OnEvent = dyn Fn(&SessionEvent) + Send + Sync;
 
 /// The settings of a [`SessionLayer`].
 #[must_use = "settings do nothing until `build`"]
@@ -147,6 +156,8 @@ struct Settings {
     max_waiting: usize,
     limits: Limits,
     session_limit: Option<SessionLimit>,
+    rollback_detection: bool,
+    on_event: Option<Box<OnEvent>>,
     commit_when: Box<CommitWhen>,
 }
 
@@ -281,6 +292,43 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
+    /// Notices when the store has lost a change that its browser was told of, which a failover of Redis can do to all but logins,
+    /// logouts and revocations. The session's next request reports [`SessionEvent::RolledBack`], logs a warning, and goes on with
+    /// what is there. Default: off.
+    ///
+    /// What it costs: each session remembers its last eight versions (some 140 bytes in Redis), and browsers get a second cookie
+    /// whenever the version changed, `<name>-v`, which says what they were told; a commit also costs a MAC or two. Nodes with and
+    /// without it can run side by side: what was changed by a node without it is not reported.
+    pub fn rollback_detection(mut self, rollback_detection: bool) -> Self {
+        self.settings.rollback_detection = rollback_detection;
+        self
+    }
+
+    /// Is told what happens to sessions, to count it, say. Called while a request is served, so it must not block. Default: nobody is;
+    /// each event is logged in any case.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use session_layer::{SessionEvent, SessionLayer, store::MemoryStore};
+    ///
+    /// static ROLLED_BACK: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// let layer = SessionLayer::builder(MemoryStore::new())
+    ///     .secret([7; 32])
+    ///     .rollback_detection(true)
+    ///     .on_event(|event| {
+    ///         if let SessionEvent::RolledBack { .. } = event {
+    ///             ROLLED_BACK.fetch_add(1, Ordering::Relaxed);
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), session_layer::ConfigError>(())
+    /// ```
+    pub fn on_event(mut self, on_event: impl Fn(&SessionEvent) + Send + Sync + 'static) -> Self {
+        self.settings.on_event = Some(Box::new(on_event));
+        self
+    }
+
     /// Makes this the layer of [`Session<Other>`](crate::Session), so that an app can have two, each with its own cookie name.
     ///
     /// ```
@@ -345,7 +393,11 @@ impl<K> SessionLayerBuilder<K> {
         if settings.development {
             telemetry::development_cookie(&cookie.name);
         }
+        let tokens = settings.rollback_detection;
         let config = Config {
+            tokens: tokens.then(|| Tokens::new(&cookie, &secret, &settings.accepted_secrets)),
+            rollback_detection: settings.rollback_detection,
+            on_event: settings.on_event,
             store: settings.store,
             signer: Signer::new(&cookie.name, &secret, &settings.accepted_secrets),
             cookie,

@@ -71,7 +71,12 @@ mod delta; // what a request changed
 
 mod commit; // what the store must do about it, and what its reply means
 
+mod freshness; // how new what a request reads must be, and what a browser was told
+
 mod budget; // how long a request waits for the store
+
+mod event; // what a program may want to know
+pub use event::SessionEvent;
 
 mod future; // from the handler's response to the one that is sent
 pub use future::ResponseFuture;

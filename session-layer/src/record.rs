@@ -31,6 +31,9 @@ pub struct Record {
     pub version: Version,
     /// Who is logged in.
     pub principal: Option<String>,
+    /// The versions that it had last, the loaded one included, oldest first, if the commits that made them asked for that
+    /// ([`Commit::keep_history`](crate::store::Commit::keep_history)) and no other came in between; else empty.
+    pub history: Vec<Version>,
 }
 
 impl Record {
@@ -69,6 +72,7 @@ mod tests {
             ttl: Duration::from_secs(ttl_secs),
             version: Version(1),
             principal: Some("alice".into()),
+            history: Vec::new(),
         }
     }
 

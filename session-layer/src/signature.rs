@@ -19,7 +19,7 @@ const SIGNED_LEN: usize = 1 + SessionId::LEN + MAC_LEN;
 /// How long a signed value is as base64url; anything else is refused before it is decoded.
 pub(crate) const ENCODED_LEN: usize = (SIGNED_LEN * 4).div_ceil(3);
 
-type HmacSha256 = Hmac<Sha256>;
+pub(crate) type HmacSha256 = Hmac<Sha256>;
 
 /// Signs with one secret and accepts several, so that secrets rotate without logging anybody out: deploy the new one as
 /// accepted, then sign with it, then drop the old.
@@ -31,9 +31,9 @@ pub(crate) struct Signer {
 impl Signer {
     /// `cookie_name` is part of what is signed: the cookie of one layer opens nothing under another layer's name.
     pub(crate) fn new(cookie_name: &str, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
-        let signing = keyed(cookie_name, secret);
-        let accepted =
-            std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(cookie_name, secret))).collect();
+        let keyed = |secret: &[u8]| keyed(b"session-layer: cookie signing key", b"session ID\0", cookie_name, secret);
+        let signing = keyed(secret);
+        let accepted = std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(secret))).collect();
         Self { signing, accepted }
     }
 
@@ -62,14 +62,14 @@ impl Signer {
     }
 }
 
-/// The key for one secret (HKDF, RFC 5869), with what every MAC of this kind has in common already fed to it.
-fn keyed(cookie_name: &str, secret: &[u8]) -> HmacSha256 {
+/// The key for one secret and one use of it (HKDF, RFC 5869), with what every MAC of this kind has in common already fed to it.
+pub(crate) fn keyed(key_for: &[u8], purpose: &[u8], cookie_name: &str, secret: &[u8]) -> HmacSha256 {
     let mut key = [0; 32];
     Hkdf::<Sha256>::new(None, secret)
-        .expand(b"session-layer: cookie signing key", &mut key)
+        .expand(key_for, &mut key)
         .expect("32 bytes are within what HKDF-SHA-256 can give");
     let mut mac = HmacSha256::new_from_slice(&key).expect("HMAC takes a key of any length");
-    mac.update(b"session ID\0");
+    mac.update(purpose);
     // The length keeps a name from running into what follows.
     mac.update(&(cookie_name.len() as u64).to_be_bytes());
     mac.update(cookie_name.as_bytes());

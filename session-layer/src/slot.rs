@@ -18,6 +18,8 @@ use crate::budget::{Budget, OnDrop, persist};
 use crate::commit::{Action, Commit, CommitId, Next, Renewal, Reply, Seen, Start, Step, next, plan};
 use crate::delta::{Delta, Identity};
 use crate::error::{Kind, SessionError};
+use crate::event::SessionEvent;
+use crate::freshness::{Token, is_lost, is_lost_in};
 use crate::id::SessionId;
 use crate::layer::Config;
 use crate::record::Version;
@@ -30,6 +32,8 @@ pub(crate) struct Slot {
     /// Kept, not parsed: a request that never asks for its session pays for neither parsing nor MAC.
     cookies: Vec<HeaderValue>,
     presented: OnceLock<Option<SessionId>>,
+    /// What the browser was told of it, where something depends on that.
+    told: OnceLock<Option<Token>>,
     loaded: OnceCell<()>,
     flushing: tokio::sync::Mutex<()>,
     budget: Budget,
@@ -55,6 +59,7 @@ impl Slot {
             config: Arc::clone(config),
             cookies: headers.get_all(header::COOKIE).iter().cloned().collect(),
             presented: OnceLock::new(),
+            told: OnceLock::new(),
             loaded: OnceCell::new(),
             flushing: tokio::sync::Mutex::new(()),
             budget: Budget::new(config.budget),
@@ -76,6 +81,14 @@ impl Slot {
             }
             id
         })
+    }
+
+    /// The version of this session that the browser was told of; `None` also where nothing depends on it.
+    fn told(&self, id: &SessionId) -> Option<Version> {
+        let tokens = self.config.tokens.as_ref()?;
+        let presented = self.presented().filter(|presented| presented == id)?;
+        let token = self.told.get_or_init(|| tokens.read(self.cookies.iter(), &presented));
+        token.map(|token| token.version)
     }
 
     /// For changes: the state, if it can still be changed.
@@ -139,19 +152,42 @@ impl Slot {
 
     async fn fetch(&self, id: &SessionId, budget: &Budget) -> Result<Loaded, SessionError> {
         let store = &*self.config.store;
+        let told = self.told(id);
         let attempt = || -> BoxFuture<'_, Result<Loaded, StoreError>> {
-            Box::pin(async {
+            Box::pin(async move {
                 match store.load(id).await {
                     // One spoilt session must not lock its user out: to the browser it is gone.
                     Err(error) if error.is_corrupt() => {
                         telemetry::corrupt(id, &error);
                         Ok(Loaded::Absent)
                     }
+                    Ok(Loaded::Alive(record)) => {
+                        if let Some(told) = told.filter(|told| is_lost_in(*told, &record)) {
+                            self.miss(id, told, record.version).await?;
+                        }
+                        Ok(Loaded::Alive(record))
+                    }
                     other => other,
                 }
             })
         };
         persist(store, budget, &self.config.waiters, budget.deadline(), attempt).await
+    }
+
+    /// What the browser was told of is not there. Either this is no master any more, and the master is to be asked; or it is lost.
+    async fn miss(&self, id: &SessionId, told: Version, found: Version) -> Result<(), StoreError> {
+        if !self.config.store.confirm_master().await? || !self.config.rollback_detection {
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.state().rolled_back, true) {
+            return Ok(());
+        }
+        let event = SessionEvent::RolledBack { session: id.handle(), lost: told, found };
+        telemetry::rolled_back(id);
+        if let Some(on_event) = &self.config.on_event {
+            on_event(&event);
+        }
+        Ok(())
     }
 
     /// A budget for what happens after the response's head, which may be long ago for a stream: each call has one of its own.
@@ -308,9 +344,13 @@ impl Slot {
             match next(&step, target, &seen, delta, &reply) {
                 Next::Then(then) => step = then,
                 done => {
-                    let Reply::Applied { version, counters, confirmed } = reply else {
+                    let Reply::Applied { version, counters, confirmed, history } = reply else {
                         return Ok(Attempt::Applied(Applied::default()));
                     };
+                    if let Some(told) = self.told(action.id()).filter(|told| is_lost(*told, &history)) {
+                        // It is applied whatever comes of this.
+                        let _ = self.miss(action.id(), told, version).await;
+                    }
                     self.state().applied(&action, delta, &done, version, &counters, &self.config);
                     if !confirmed {
                         return Err(SessionError::new(Kind::NotDurable));
@@ -336,6 +376,7 @@ impl Slot {
             id: CommitId::random(),
             sessions: self.config.session_limit,
             durable,
+            keep_history: self.config.rollback_detection,
             action,
             clear: delta.clear,
             changes: delta.changes.clone(),
@@ -474,23 +515,48 @@ impl Slot {
         self.state().sealed = true;
     }
 
-    /// Cookie and cache headers.
+    /// What the browser is to be told of its session: its version, when that is another than it was told. Goes and comes with the ID.
+    fn token_cookie(&self) -> Option<HeaderValue> {
+        let tokens = self.config.tokens.as_ref()?;
+        // Who never asked for the session does not pay for a MAC.
+        self.presented.get()?;
+        let state = self.state();
+        let (cookie, seen, version, rolled_back) =
+            (state.cookie, state.seen.id(), state.newest_version(), state.rolled_back);
+        drop(state);
+        let sent = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let keep = |id, version| tokens.keep(&id, Token { version, sent });
+        match cookie {
+            CookieChange::Forget => Some(tokens.forget()),
+            CookieChange::Keep(id) => Some(version.map_or_else(|| tokens.forget(), |version| keep(id, version))),
+            CookieChange::None => {
+                let (id, version) = (seen?, version?);
+                (rolled_back || self.told(&id).is_none_or(|told| told < version)).then(|| keep(id, version))
+            }
+        }
+    }
+
+    /// Cookies and cache headers.
     pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
+        let token_cookie = self.token_cookie();
         let state = self.state();
         let Config { cookie, signer, .. } = &*self.config;
         let set_cookie = match &state.cookie {
             CookieChange::None => None,
-            CookieChange::Keep(id) => Some(cookie.keep(id, signer)),
+            CookieChange::Keep(id) => Some(cookie.keep(&signer.sign(id))),
             CookieChange::Forget => Some(cookie.forget()),
         };
         if state.read {
             vary_on_cookie(headers);
         }
         // RFC 9111, section 7.3: a cache may store a response with `Set-Cookie` and hand one user's cookie to another.
-        if set_cookie.is_some() || (state.read && !headers.contains_key(header::CACHE_CONTROL)) {
+        if set_cookie.is_some()
+            || token_cookie.is_some()
+            || (state.read && !headers.contains_key(header::CACHE_CONTROL))
+        {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
-        if let Some(value) = set_cookie {
+        for value in [set_cookie, token_cookie].into_iter().flatten() {
             headers.append(header::SET_COOKIE, value);
         }
     }

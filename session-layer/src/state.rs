@@ -23,6 +23,10 @@ pub(crate) struct State {
     /// What a flush is writing just now; still part of what handlers read.
     pub(crate) in_flight: Delta,
     fresh: Option<Fresh>,
+    /// What this request's last commit made of the session, whether or not it was loaded.
+    committed: Option<Version>,
+    /// The store does not have what the browser was told any more.
+    pub(crate) rolled_back: bool,
     /// Somebody was told what is, or is not, in the session.
     pub(crate) read: bool,
     /// The response's head is out, or there will be none.
@@ -41,7 +45,7 @@ pub(crate) struct Fresh {
     pub(crate) created_on: SystemTime,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) enum CookieChange {
     #[default]
     None,
@@ -103,6 +107,11 @@ impl State {
             (Some(record), Seen::Alive(seen)) if seen == *id => Some(record.version),
             _ => None,
         }
+    }
+
+    /// The newest version of the session that this request knows of.
+    pub(crate) fn newest_version(&self) -> Option<Version> {
+        self.record.as_ref().map(|record| record.version).or(self.committed)
     }
 
     pub(crate) fn take_attribute_changes(&mut self) -> Delta {
@@ -175,6 +184,7 @@ impl State {
                 attributes.insert(name.clone(), counter_text(*value));
             }
         };
+        self.committed = action.target().map(|_| version);
         match action {
             Action::Create(id, start) | Action::Renew(_, id, Renewal::Replace { start, .. }) => {
                 let mut attributes = Attributes::new();
@@ -187,6 +197,7 @@ impl State {
                     ttl: start.idle_timeout,
                     version,
                     principal: start.principal.clone(),
+                    history: Vec::new(),
                 });
                 self.seen = Seen::Alive(*id);
                 if self.fresh.is_some_and(|fresh| fresh.id == *id) {

@@ -25,6 +25,13 @@ pub(crate) fn corrupt(id: &SessionId, error: &StoreError) {
     tracing::warn!(session.hash = %id.fingerprint(), error = cause, "what is stored is no session; its browser starts a new one");
 }
 
+pub(crate) fn rolled_back(id: &SessionId) {
+    tracing::warn!(
+        session.hash = %id.fingerprint(),
+        "a change that was acknowledged is gone from the store, in a failover probably; the session goes on without it"
+    );
+}
+
 pub(crate) fn not_committed(error: &SessionError) {
     tracing::warn!(%error, "the response is replaced: its session could not be committed");
 }

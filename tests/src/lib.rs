@@ -13,6 +13,8 @@ pub mod ports; // free ones
 
 pub mod redis; // servers and sentinels for tests of the store alone
 
+pub mod watched; // a master that sentinels watch
+
 pub use load::browser; // requests with a cookie jar
 
 pub mod raw; // requests whose bytes arrive when the test says so

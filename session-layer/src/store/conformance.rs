@@ -48,6 +48,7 @@ macro_rules! conformance {
             the_size_of_the_record_stays_right
             versions_rise_with_each_commit
             a_session_older_than_seen_is_not_changed
+            a_history_names_the_last_eight_versions
             a_commit_takes_effect_once
             a_repeated_commit_gets_its_first_reply
             a_commit_that_was_refused_stays_refused
@@ -433,6 +434,49 @@ pub async fn a_session_older_than_seen_is_not_changed(store: Arc<impl SessionSto
     assert_eq!((record.attributes, record.version), (attributes(&[("a", "1")]), version));
     apply(id).set("a", "2").seen(version).applied(&store).await;
     apply(id).set("a", "3").seen(version).applied(&store).await;
+}
+
+/// A session that is asked to remember its versions names the last eight, in loads and in replies, also under a new ID; and none where
+/// commits that did not ask came in between. A store may do without: then rollbacks are not noticed.
+pub async fn a_history_names_the_last_eight_versions(store: Arc<impl SessionStore>) {
+    let mut id = SessionId::random();
+    let keeping = |action| {
+        let mut draft = draft(action);
+        draft.0.keep_history = true;
+        draft
+    };
+    let mut versions: Vec<Version> = Vec::new();
+    let mut actions = vec![Action::Create(id, start())];
+    actions.extend((0..4).map(|_| Action::Apply(id)));
+    let renewed = id.successor();
+    actions.push(Action::Renew(id, renewed, Renewal::Keep));
+    actions.extend((0..6).map(|_| Action::Apply(renewed)));
+    for action in actions {
+        id = *action.target().expect("no end among them");
+        let reply = keeping(action).set("n", "1").reply(&store).await;
+        let Reply::Applied { version, history, .. } = reply else { panic!("{reply:?}") };
+        let loaded = alive(&store, &id).await.history;
+        if loaded.is_empty() {
+            return;
+        }
+        assert_eq!(history, versions);
+        versions.push(version);
+        versions.drain(..versions.len().saturating_sub(8));
+        assert_eq!(loaded, versions);
+    }
+    let (between, _) = apply(id).set("n", "2").applied(&store).await;
+    assert_eq!(alive(&store, &id).await.history, []);
+    let reply = keeping(Action::Apply(id)).reply(&store).await;
+    let Reply::Applied { version, history, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(history, [between]);
+    assert_eq!(alive(&store, &id).await.history, [between, version]);
+    // Another session starts a history of its own.
+    let other = id.successor();
+    let replace = Renewal::Replace { start: start(), linked: false };
+    let reply = keeping(Action::Renew(id, other, replace)).reply(&store).await;
+    let Reply::Applied { version, history, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(history, []);
+    assert_eq!(alive(&store, &other).await.history, [version]);
 }
 
 /// A repetition of a commit whose answer was lost.

@@ -8,10 +8,12 @@ use tokio::time::Instant;
 
 use super::{Listed, Loaded, SessionStore, StoreError, TOMBSTONE_LIFETIME, is_past};
 use crate::commit::{AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, Start};
-use crate::delta::{Change, Limits, counter_text, parse_counter};
-use crate::error::Limit;
+use crate::freshness::HISTORY;
 use crate::id::SessionId;
 use crate::record::{Attributes, Record, Version};
+
+mod attributes;
+use attributes::change;
 
 /// Keeps sessions in memory. Clones share what they keep, so that several app nodes in one process share their sessions.
 ///
@@ -45,6 +47,19 @@ impl MemoryStore {
     /// Whether no session is alive.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A copy of what there is at this moment, as a replica has one.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn replica(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.lock().clone())) }
+    }
+
+    /// Goes on with what a replica has: what was changed since is lost, as in a failover.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn fail_over_to(&self, replica: &Self) {
+        let state = replica.lock().clone();
+        *self.lock() = state;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,7 +146,7 @@ impl SessionStore for MemoryStore {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     entries: HashMap<SessionId, Entry>,
     replies: HashMap<CommitId, (Reply, Instant)>,
@@ -141,11 +156,13 @@ struct State {
     operations_since_sweep: usize,
 }
 
+#[derive(Clone)]
 struct Entry {
     what: What,
     until: Instant,
 }
 
+#[derive(Clone)]
 enum What {
     Session(Session),
     Tombstone(Option<SessionId>),
@@ -159,6 +176,7 @@ struct Session {
     ends: Option<Instant>,
     version: Version,
     principal: Option<String>,
+    history: Vec<Version>,
 }
 
 impl Session {
@@ -170,6 +188,7 @@ impl Session {
             ends: start.absolute_timeout.map(|timeout| now + timeout),
             version: Version::default(),
             principal: start.principal.clone(),
+            history: Vec::new(),
         }
     }
 
@@ -188,7 +207,31 @@ impl Session {
             ttl,
             version: self.version,
             principal: self.principal.clone(),
+            history: if self.remembers() { self.history.clone() } else { Vec::new() },
         }
+    }
+
+    /// Whether its last commit asked for that. What was committed without is not in the history, which then says nothing.
+    fn remembers(&self) -> bool {
+        self.history.last() == Some(&self.version)
+    }
+
+    /// Gives it its next version, and tells those before it if they are to be kept.
+    fn advance(&mut self, keep_history: bool) -> Vec<Version> {
+        let before = self.version;
+        let is_new = before == Version::default();
+        self.version = Version(micros_since_epoch().max(before.0 + 1));
+        if !keep_history {
+            return Vec::new();
+        }
+        let past = match self.history.last() {
+            Some(last) if *last == before => std::mem::take(&mut self.history),
+            _ if is_new => Vec::new(),
+            _ => vec![before],
+        };
+        self.history = past.iter().copied().skip((past.len() + 1).saturating_sub(HISTORY)).collect();
+        self.history.push(self.version);
+        past
     }
 }
 
@@ -219,7 +262,8 @@ impl State {
         };
         if let Action::Destroy(id) = commit.action {
             self.bury(id, None, now);
-            return Reply::Applied { version: session.version, counters: BTreeMap::new(), confirmed: true };
+            let (counters, history) = (BTreeMap::new(), Vec::new());
+            return Reply::Applied { version: session.version, counters, confirmed: true, history };
         }
         let counters = match change(&mut session.attributes, commit) {
             Ok(counters) => counters,
@@ -234,7 +278,7 @@ impl State {
         for id in evicted {
             self.bury(id, None, now);
         }
-        session.version = Version(micros_since_epoch().max(session.version.0 + 1));
+        let history = session.advance(commit.keep_history);
         let version = session.version;
         let mut since = version;
         let id = match &commit.action {
@@ -255,7 +299,7 @@ impl State {
         }
         let until = session.until(now);
         self.entries.insert(id, Entry { what: What::Session(session), until });
-        Reply::Applied { version, counters, confirmed: true }
+        Reply::Applied { version, counters, confirmed: true, history }
     }
 
     /// The sessions that must end so that this login keeps the limit of its principal.
@@ -316,57 +360,6 @@ impl State {
         let grave = Entry { what: What::Tombstone(successor), until: now + TOMBSTONE_LIFETIME };
         let Some(Entry { what: What::Session(session), .. }) = self.entries.insert(id, grave) else { return None };
         self.principals.get_mut(&session.principal?)?.remove(&id)
-    }
-}
-
-/// Changes attributes as the commit says, or tells why not; then they are as good as dropped.
-fn change(attributes: &mut Attributes, commit: &Commit) -> Result<BTreeMap<String, i64>, Reply> {
-    for (name, expected) in &commit.conditions {
-        let current = attributes.get(name);
-        if current != expected.as_ref() {
-            return Err(Reply::Conflict { name: name.clone(), current: current.cloned() });
-        }
-    }
-    let before = size(attributes);
-    if commit.clear {
-        attributes.clear();
-    }
-    let mut counters = BTreeMap::new();
-    for (name, change) in &commit.changes {
-        match change {
-            Change::Set(value) => {
-                attributes.insert(name.clone(), value.clone());
-            }
-            Change::Remove => {
-                attributes.remove(name);
-            }
-            Change::Add(by) => {
-                let old = attributes.get(name).map_or(Some(0), |value| parse_counter(value));
-                let (Some(old), Some(by)) = (old, parse_counter(&counter_text(*by))) else {
-                    return Err(Reply::NotACounter(name.clone()));
-                };
-                let new = old + by;
-                attributes.insert(name.clone(), counter_text(new));
-                counters.insert(name.clone(), new);
-            }
-        }
-    }
-    broken_limit(before, size(attributes), &commit.limits).map_or(Ok(counters), |limit| Err(Reply::Limit(limit)))
-}
-
-/// How many attributes, and how many bytes of names and values.
-fn size(attributes: &Attributes) -> (usize, usize) {
-    (attributes.len(), attributes.iter().map(|(name, value)| name.len() + value.len()).sum())
-}
-
-/// What was within the limits of an earlier setting may stay, and shrink.
-fn broken_limit(before: (usize, usize), after: (usize, usize), limits: &Limits) -> Option<Limit> {
-    if after.0 > limits.attributes.max(before.0) {
-        Some(Limit::Attributes)
-    } else if after.1 > limits.record_bytes.max(before.1) {
-        Some(Limit::Record)
-    } else {
-        None
     }
 }
 

@@ -80,6 +80,16 @@ pub trait SessionStore: Send + Sync + 'static {
     /// Nobody waits for it, and the next request tries again, so that a store may drop it when in trouble.
     fn touch(&self, id: &SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Whether the server that answers just now is the master beyond doubt, asked of those who decide that; `false` when they do not
+    /// say so soon. Asked only when what it answered is older than what a browser was told. The default: there is nothing to doubt.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::unavailable`] when it is not, so that the request asks again.
+    fn confirm_master(&self) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(true))
+    }
+
     /// Resolves when an attempt is worth making again after one failed with [`StoreError::unavailable`]. The default: at once,
     /// and the layer's own pause between attempts is all there is.
     fn available(&self) -> impl Future<Output = ()> + Send {
@@ -181,6 +191,7 @@ pub(crate) trait ErasedStore: Send + Sync + 'static {
     fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>>;
     fn sessions_of<'a>(&'a self, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>>;
+    fn confirm_master(&self) -> BoxFuture<'_, Result<bool, StoreError>>;
     fn available(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -203,6 +214,10 @@ impl<S: SessionStore> ErasedStore for S {
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>> {
         Box::pin(SessionStore::revoke(self, revocation))
+    }
+
+    fn confirm_master(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(SessionStore::confirm_master(self))
     }
 
     fn available(&self) -> BoxFuture<'_, ()> {

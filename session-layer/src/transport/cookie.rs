@@ -83,28 +83,36 @@ impl Cookie {
     }
 
     /// The first ID that was signed by us, from all `Cookie` headers of a request.
-    ///
-    /// Read as bytes: a stray non-ASCII cookie of somebody else must not hide ours, nor must junk of the same name, of which what
-    /// has not even our form does not count towards the bound.
     pub(crate) fn read<'a>(
         &self,
         headers: impl Iterator<Item = &'a HeaderValue>,
         signer: &Signer,
     ) -> Option<SessionId> {
+        self.candidates(headers, ENCODED_LEN).find_map(|value| signer.verify(value))
+    }
+
+    /// The values in all `Cookie` headers of a request that have our name and length, as many of them as are worth a MAC.
+    ///
+    /// Read as bytes: a stray non-ASCII cookie of somebody else must not hide ours, nor must junk of the same name, of which what
+    /// has not even our form does not count towards the bound.
+    pub(crate) fn candidates<'a>(
+        &self,
+        headers: impl Iterator<Item = &'a HeaderValue>,
+        length: usize,
+    ) -> impl Iterator<Item = &'a [u8]> {
         headers
             .flat_map(|header| header.as_bytes().split(|b| *b == b';'))
             .filter_map(|pair| value_of(pair, self.name.as_bytes()))
-            .filter(|value| value.len() == ENCODED_LEN)
+            .filter(move |value| value.len() == length)
             .take(MAX_CANDIDATES)
-            .find_map(|value| signer.verify(value))
     }
 
-    /// `Set-Cookie` that makes the browser keep `id`.
-    pub(crate) fn keep(&self, id: &SessionId, signer: &Signer) -> HeaderValue {
-        self.header(&signer.sign(id), self.max_age.map(|max_age| max_age.as_secs()))
+    /// `Set-Cookie` that makes the browser keep `value`.
+    pub(crate) fn keep(&self, value: &str) -> HeaderValue {
+        self.header(value, self.max_age.map(|max_age| max_age.as_secs()))
     }
 
-    /// `Set-Cookie` that makes the browser forget its ID. Name, domain and path are those that it was kept under.
+    /// `Set-Cookie` that makes the browser forget the value. Name, domain and path are those that it was kept under.
     pub(crate) fn forget(&self) -> HeaderValue {
         self.header("", Some(0))
     }
@@ -207,7 +215,7 @@ mod tests {
         let id = SessionId::random();
         let value = signer().sign(&id);
         assert_eq!(
-            cookie().keep(&id, &signer()).to_str().unwrap(),
+            cookie().keep(&signer().sign(&id)).to_str().unwrap(),
             format!("__Host-session={value}; Path=/; HttpOnly; SameSite=Lax; Secure")
         );
         assert_eq!(cookie().forget(), "__Host-session=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0");

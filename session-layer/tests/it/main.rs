@@ -13,6 +13,7 @@ mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
 mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say
+mod fresh; // P9: what a browser was told
 mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
 mod identity; // which session a request means

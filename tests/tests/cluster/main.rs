@@ -25,4 +25,6 @@ mod restart; // of nodes, and of everything
 
 mod promises; // what the layer promises, with two nodes on one Redis
 
+mod fresh; // what a browser was told, and copies of sessions
+
 mod store; // RedisStore on servers of its own

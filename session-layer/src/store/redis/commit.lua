@@ -32,8 +32,9 @@ local most_attributes, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
 local clear = ARGV[8] == '1'
 local created, idle, absolute, principal, successor = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local index_prefix, most_sessions, evict = ARGV[14], tonumber(ARGV[15]), ARGV[16] == '1'
-local conditions = tonumber(ARGV[17])
-local first_condition = 18
+local remembered = tonumber(ARGV[17])
+local conditions = tonumber(ARGV[18])
+local first_condition = 19
 local first_change = first_condition + 2 * conditions
 
 -- A number as we write them; nothing else, and nothing that a double does not hold exactly.
@@ -86,6 +87,9 @@ else
     return 'O'
   end
   local names = { '@c', '@i', '@a', '@v', '@s', '@p', '@t' }
+  if remembered > 0 then
+    names[#names + 1] = '@h'
+  end
   local reserved = #names
   for i = first_condition, first_change - 1, 2 do
     names[#names + 1] = ARGV[i]
@@ -116,9 +120,11 @@ else
 end
 
 local principal_before = old['@p'] or nil
+local version_before, history = old['@v'], old['@h']
 local fresh = action == 'create' or action == 'replace'
 if fresh then
   old, attributes, bytes, version = {}, 0, 0, 0
+  version_before, history = nil, nil
 else
   idle = old['@i']
 end
@@ -271,6 +277,20 @@ if #add > 0 then
   end
 end
 
+if remembered > 0 then
+  -- What ends with another version was left behind by nodes that do not remember any.
+  if not history or string.match(history, '%d+$') ~= version_before then
+    history = version_before or ''
+  end
+  reply = reply .. '\n' .. history
+  history = history == '' and version or history .. ' ' .. version
+  local _, spaces = string.gsub(history, ' ', '')
+  for _ = remembered, spaces do
+    history = string.gsub(history, '^%S* ', '')
+  end
+  set[#set + 1] = '@h'
+  set[#set + 1] = history
+end
 set[#set + 1] = '@v'
 set[#set + 1] = version
 set[#set + 1] = '@s'

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::types::{Resp3Frame as Frame, RespVersion, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::clock::{Clock, Samples};
@@ -31,6 +31,8 @@ pub(super) struct Epoch {
     exit: Arc<Exit>,
     /// A command found reason to ask the sentinels.
     pub(super) suspicious: Notify,
+    /// When most sentinels were asked last and none of the newest answers named another master.
+    confirmed: watch::Sender<Instant>,
     had_replicas: AtomicBool,
 }
 
@@ -71,6 +73,7 @@ impl Epoch {
             clock: Mutex::new(Samples::new()),
             exit: Arc::default(),
             suspicious: Notify::new(),
+            confirmed: watch::Sender::new(Instant::now()),
             had_replicas: AtomicBool::new(false),
         };
         epoch.check_role().await?;
@@ -119,6 +122,20 @@ impl Epoch {
             }
             _ => Err(CallError::Server("INFO has an unknown form".to_owned())),
         }
+    }
+
+    /// Most sentinels, asked at this time, stand by this master.
+    pub(super) fn confirm(&self, asked: Instant) {
+        self.confirmed.send_replace(asked);
+    }
+
+    /// Resolves when most sentinels, asked after now, have stood by this master.
+    pub(super) async fn confirmation(&self) {
+        let now = Instant::now();
+        let mut confirmed = self.confirmed.subscribe();
+        self.suspicious.notify_one();
+        // The sender lives as long as this epoch.
+        let _ = confirmed.wait_for(|asked| *asked >= now).await;
     }
 
     /// Runs a script. One that the server has forgotten (`SCRIPT FLUSH`, a restart that the connection outlived) is loaded again,

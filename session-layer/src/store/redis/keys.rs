@@ -24,6 +24,8 @@ pub(super) const VERSION: &str = "@v";
 pub(super) const SIZE: &str = "@s";
 /// The principal; absent if nobody is logged in.
 pub(super) const PRINCIPAL: &str = "@p";
+/// The versions that it had last, separated by spaces, oldest first; absent where rollbacks are not detected.
+pub(super) const HISTORY: &str = "@h";
 /// The one field of a tombstone: the bytes of the successor's ID, or nothing.
 pub(super) const TOMBSTONE: &str = "@t";
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -75,6 +76,8 @@ struct Inner {
     url: RedisUrl,
     keys: Keys,
     master: Arc<Master>,
+    /// By sentinels, who may name another master.
+    watched: bool,
     task: AbortHandle,
 }
 
@@ -143,6 +146,9 @@ impl RedisStore {
     }
 }
 
+/// How long the sentinels may take to confirm a master. In their right mind they take a tenth of it.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
 /// What an error means to the store, and to the connection.
 fn judge(epoch: &Epoch, error: CallError) -> StoreError {
     match error.code() {
@@ -184,7 +190,9 @@ impl SessionStore for RedisStore {
         let call = epoch.run_durable(script, commit.deadline, arguments);
         let (answer, on_replicas) = self.attempt(&epoch, call).await?;
         Ok(match reply::committed(answer, commit)? {
-            Reply::Applied { version, counters, .. } => Reply::Applied { version, counters, confirmed: on_replicas },
+            Reply::Applied { version, counters, history, .. } => {
+                Reply::Applied { version, counters, confirmed: on_replicas, history }
+            }
             reply => reply,
         })
     }
@@ -209,6 +217,22 @@ impl SessionStore for RedisStore {
         let epoch = self.epoch()?;
         let arguments = || scripts::touching(&self.inner.keys, id);
         self.attempt(&epoch, epoch.run(Script::Touch, arguments)).await.map(drop)
+    }
+
+    async fn confirm_master(&self) -> Result<bool, StoreError> {
+        let epoch = self.epoch()?;
+        if !self.inner.watched {
+            return Ok(true);
+        }
+        let confirmed = async {
+            epoch.confirmation().await;
+            Ok(())
+        };
+        // It ends with the epoch: then this was no master.
+        match tokio::time::timeout(CONFIRMATION, self.attempt(&epoch, confirmed)).await {
+            Ok(confirmed) => confirmed.map(|()| true),
+            Err(_elapsed) => Ok(false),
+        }
     }
 
     async fn available(&self) {
@@ -266,7 +290,8 @@ impl RedisStoreBuilder {
             Servers::Standalone(_) => 0,
             Servers::Sentinel { .. } => 1,
         });
+        let watched = matches!(url.servers, Servers::Sentinel { .. });
         let task = runtime.spawn(topology::keep_connected(url.clone(), replicas, Arc::clone(&master))).abort_handle();
-        Ok(RedisStore { inner: Arc::new(Inner { url, keys: Keys::new(&self.key_prefix), master, task }) })
+        Ok(RedisStore { inner: Arc::new(Inner { url, keys: Keys::new(&self.key_prefix), master, watched, task }) })
     }
 }

@@ -111,6 +111,7 @@ struct RawRecord {
     version: Option<Bytes>,
     size: Option<Bytes>,
     principal: Option<Bytes>,
+    history: Option<Bytes>,
 }
 
 impl Raw {
@@ -124,6 +125,7 @@ impl Raw {
             keys::VERSION => &mut self.record.version,
             keys::SIZE => &mut self.record.size,
             keys::PRINCIPAL => &mut self.record.principal,
+            keys::HISTORY => &mut self.record.history,
             // Of a later version, which runs beside this one during an upgrade.
             _ if name.starts_with('@') => return Ok(()),
             _ => {
@@ -155,8 +157,19 @@ impl RawRecord {
             ttl,
             version,
             principal: principal.transpose()?,
+            history: self
+                .history
+                .map(|history| versions(&history))
+                .filter(|history| history.last() == Some(&version))
+                .unwrap_or_default(),
         }))
     }
+}
+
+/// Versions as the scripts write them, separated by spaces; anything else is none.
+fn versions(history: &[u8]) -> Vec<Version> {
+    let version = |word: &str| word.parse().ok().map(Version);
+    text(history).and_then(|text| text.split_ascii_whitespace().map(version).collect()).unwrap_or_default()
 }
 
 /// What one of the commit scripts says: one string, whose first byte tells the kind. The scripts keep the very string to answer a
@@ -188,9 +201,12 @@ pub(super) fn committed(frame: Frame, commit: &Commit) -> Result<Reply, StoreErr
     }
 }
 
-/// `version value value …`, the values in the order of the names that were added to.
+/// `version value value …`, the values in the order of the names that were added to; on a line of its own what the session
+/// remembered, if the commit asked for that.
 fn applied(rest: &[u8], commit: &Commit) -> Result<Reply, StoreError> {
-    let mut words = text(rest).ok_or_else(|| malformed("a commit"))?.split(' ');
+    let rest = text(rest).ok_or_else(|| malformed("a commit"))?;
+    let (words, history) = rest.split_once('\n').unwrap_or((rest, ""));
+    let mut words = words.split(' ');
     let version = words.next().and_then(|word| word.parse().ok()).ok_or_else(|| malformed("a commit"))?;
     let mut counters = BTreeMap::new();
     for (name, change) in &commit.changes {
@@ -199,7 +215,8 @@ fn applied(rest: &[u8], commit: &Commit) -> Result<Reply, StoreError> {
             counters.insert(name.clone(), value);
         }
     }
-    Ok(Reply::Applied { version: Version(version), counters, confirmed: true })
+    let history = versions(history.as_bytes());
+    Ok(Reply::Applied { version: Version(version), counters, confirmed: true, history })
 }
 
 /// `index-` or `index+bytes`.
@@ -278,6 +295,18 @@ mod tests {
     }
 
     #[test]
+    fn a_history_counts_only_if_it_ends_with_the_version() {
+        for (history, expected) in
+            [("3 5 7", &[3, 5, 7][..]), ("7", &[7]), ("3 5", &[]), ("3 x 7", &[]), ("", &[]), ("\u{ff} 7", &[])]
+        {
+            let Loaded::Alive(record) = load(&[&LEAST[..], &[("@h", history.as_bytes())]].concat(), 5).unwrap() else {
+                panic!("it is alive")
+            };
+            assert_eq!(record.history, expected.iter().copied().map(Version).collect::<Vec<_>>(), "{history:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_there_is_absent_whichever_command_missed_it() {
         assert_eq!(load(&[], -2).unwrap(), Loaded::Absent);
         assert_eq!(load(&[], 60_000).unwrap(), Loaded::Absent);
@@ -334,9 +363,14 @@ mod tests {
 
     #[test]
     fn every_reply_of_the_scripts_is_understood() {
-        let counters = [("a".to_owned(), -3), ("c".to_owned(), 1_999_999_999_999_999_998)].into();
-        let applied = Reply::Applied { version: Version(17), counters, confirmed: true };
-        assert_eq!(reply(b"A17 -3 1999999999999999998").unwrap(), applied);
+        let counters: BTreeMap<_, _> = [("a".to_owned(), -3), ("c".to_owned(), 1_999_999_999_999_999_998)].into();
+        let applied = |history: &[u64]| {
+            let history = history.iter().copied().map(Version).collect();
+            Reply::Applied { version: Version(17), counters: BTreeMap::clone(&counters), confirmed: true, history }
+        };
+        assert_eq!(reply(b"A17 -3 1999999999999999998").unwrap(), applied(&[]));
+        assert_eq!(reply(b"A17 -3 1999999999999999998\n").unwrap(), applied(&[]));
+        assert_eq!(reply(b"A17 -3 1999999999999999998\n3 9").unwrap(), applied(&[3, 9]));
         assert_eq!(reply(b"N").unwrap(), Reply::Absent);
         assert_eq!(reply(b"E").unwrap(), Reply::Ended { successor: None });
         let id = SessionId::random();

@@ -8,6 +8,7 @@ use fred::types::Value;
 use super::keys::Keys;
 use crate::commit::{AboveLimit, Action, Commit, Renewal, Revocation, Revoke, Start};
 use crate::delta::Change;
+use crate::freshness::HISTORY;
 use crate::id::SessionId;
 use crate::store::TOMBSTONE_LIFETIME;
 
@@ -85,6 +86,7 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Valu
     arguments.bytes(keys.principals());
     arguments.optional(commit.sessions.map(|limit| limit.most as u64));
     arguments.number(commit.sessions.is_some_and(|limit| limit.above == AboveLimit::EvictOldest).into());
+    arguments.number(if commit.keep_history { HISTORY as u64 } else { 0 });
     arguments.number(commit.conditions.len() as u64);
     for (name, expected) in &commit.conditions {
         arguments.bytes(name.clone());

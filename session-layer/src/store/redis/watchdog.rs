@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::connection::Lost;
 use super::epoch::Epoch;
 use super::sentinel::Sentinels;
@@ -39,9 +41,13 @@ async fn confirm(epoch: &Epoch, sentinels: Option<&Sentinels>) -> String {
     loop {
         tokio::time::sleep(SHORTEST_CONFIRMATION).await;
         let _ = tokio::time::timeout(CONFIRMATION - SHORTEST_CONFIRMATION, epoch.suspicious.notified()).await;
+        let asked = Instant::now();
         let answers = sentinels.ask().await;
         if answers.deposes(&epoch.server) {
             return "the sentinels name another master".to_owned();
+        }
+        if answers.majority {
+            epoch.confirm(asked);
         }
         // Neither the sentinels nor the replicas can be heard: this master and we may be the cut-off part of the network.
         if !answers.majority && epoch.had_replicas() && matches!(epoch.has_live_replica().await, Ok(false)) {

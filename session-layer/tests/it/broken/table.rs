@@ -71,6 +71,7 @@ impl Row {
             ttl: self.until.saturating_duration_since(now),
             version: Version(self.version),
             principal: self.principal.clone(),
+            history: Vec::new(),
         }
     }
 }
@@ -121,7 +122,7 @@ impl Table {
                 counters.insert(name.clone(), old + by);
             }
         }
-        Some(Reply::Applied { version: Version(self.last_version + 1), counters, confirmed: true })
+        Some(Reply::Applied { version: Version(self.last_version + 1), counters, confirmed: true, history: Vec::new() })
     }
 
     pub(super) fn commit(&mut self, commit: &Commit, defect: Option<Defect>) -> Reply {
@@ -136,7 +137,12 @@ impl Table {
             } else {
                 self.bury(id, None);
             }
-            return Reply::Applied { version: Version(row.version), counters: BTreeMap::new(), confirmed: true };
+            return Reply::Applied {
+                version: Version(row.version),
+                counters: BTreeMap::new(),
+                confirmed: true,
+                history: Vec::new(),
+            };
         }
         let changed = change(&mut row.attributes, commit);
         if has(Defect::AppliesBeforeAllChecksPassed) && matches!(commit.action, Action::Apply(_)) {
@@ -171,7 +177,7 @@ impl Table {
         }
         let version = Version(row.version);
         self.rows.insert(id, row);
-        Reply::Applied { version, counters, confirmed: true }
+        Reply::Applied { version, counters, confirmed: true, history: Vec::new() }
     }
 
     /// The row before its attributes are changed.

@@ -186,7 +186,7 @@ impl<S: SessionStore + Clone> SessionStore for Network<S> {
         }
         match reply {
             Ok(Reply::Applied { version, counters, .. }) if commit.durable && self.is_unconfirmed() => {
-                Ok(Reply::Applied { version, counters, confirmed: false })
+                Ok(Reply::Applied { version, counters, confirmed: false, history: Vec::new() })
             }
             other => other,
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cluster_tests::redis::{MASTER_NAME, Machine, Signal};
 use cluster_tests::wait::{ensure, eventually};
+use cluster_tests::watched::Watched as Cluster;
 use session_layer::SessionId;
 use session_layer::store::{RedisStore, Reply, SessionStore};
 use tokio::sync::watch;
@@ -14,77 +15,6 @@ use tokio::time::Instant;
 use super::{add, attributes, cause, connected, create, patiently};
 
 const WHILE: Duration = Duration::from_secs(30);
-
-/// Three servers and three sentinels, with the settings of the reference cluster where they matter.
-pub(super) struct Cluster {
-    pub(super) machine: Machine,
-}
-
-impl Cluster {
-    const SERVERS: [usize; 3] = [0, 1, 2];
-    pub(super) const SENTINELS: [usize; 3] = [3, 4, 5];
-
-    pub(super) async fn start() -> Self {
-        let this = Self { machine: Machine::start::<6>().await };
-        let first = this.machine.port(0);
-        for server in Self::SERVERS {
-            this.start_server(server, first).await;
-        }
-        for sentinel in Self::SENTINELS {
-            let settings = format!(
-                "sentinel down-after-milliseconds {MASTER_NAME} 1500\nsentinel failover-timeout {MASTER_NAME} 10000\n\
-                 sentinel parallel-syncs {MASTER_NAME} 1"
-            );
-            this.machine.start_sentinel(this.machine.port(sentinel), first, &settings).await;
-        }
-        for sentinel in Self::SENTINELS {
-            eventually("sentinels that know each other and the replicas", WHILE, async || {
-                let known = this.machine.redis(this.machine.port(sentinel)).await?;
-                let known = { known }.try_command(&["SENTINEL", "MASTER", MASTER_NAME]).await?;
-                let others = known.contains("num-other-sentinels\r\n$1\r\n2\r\n");
-                ensure(others && known.contains("num-slaves\r\n$1\r\n2\r\n"), || known.clone())
-            })
-            .await;
-        }
-        eventually("a master with two live replicas", WHILE, async || {
-            let info = this.ask(0, &["INFO", "replication"]).await?;
-            ensure(info.contains("min_slaves_good_slaves:2"), || info.clone())
-        })
-        .await;
-        this
-    }
-
-    pub(super) async fn start_server(&self, server: usize, master: u16) {
-        let port = self.machine.port(server);
-        let mut options =
-            "--replica-announce-ip 127.0.0.1 --min-replicas-to-write 1 --min-replicas-max-lag 2".to_owned();
-        if port != master {
-            options.push_str(&format!(" --replicaof 127.0.0.1 {master}"));
-        }
-        self.machine.start_redis(port, &[&options]).await;
-    }
-
-    pub(super) async fn ask(&self, server: usize, command: &[&str]) -> Result<String, String> {
-        self.machine.redis(self.machine.port(server)).await?.try_command(command).await
-    }
-
-    pub(super) fn url(&self) -> String {
-        let hosts = Self::SENTINELS.map(|sentinel| format!("127.0.0.1:{}", self.machine.port(sentinel)));
-        format!("redis-sentinel://{}/{MASTER_NAME}", hosts.join(","))
-    }
-
-    pub(super) async fn signal(&self, process: usize, signal: Signal) {
-        self.machine.signal(self.machine.port(process), signal).await;
-    }
-
-    /// The IDs of the connections that somebody other than this test has to a server.
-    async fn clients(&self, server: usize) -> BTreeSet<String> {
-        let list = self.ask(server, &["CLIENT", "LIST", "TYPE", "normal"]).await.expect("it answers");
-        // Sentinels give their connections a name. Redis turns its list over from time to time, so the order says nothing.
-        let others = list.lines().filter(|line| line.contains(" resp=3"));
-        others.filter_map(|line| line.split("id=").nth(1)?.split(' ').next().map(str::to_owned)).collect()
-    }
-}
 
 /// Counts in one session, and notes when it last could.
 struct Writer {
@@ -140,19 +70,6 @@ impl Writer {
     }
 }
 
-/// Waits for a master that is not server 0, as the servers themselves see it.
-async fn until_promoted(cluster: &Cluster) -> usize {
-    eventually("another master", WHILE, async || {
-        for server in [1, 2] {
-            if cluster.ask(server, &["ROLE"]).await?.contains("master") {
-                return Ok(server);
-            }
-        }
-        Err("both are replicas".to_owned())
-    })
-    .await
-}
-
 async fn until_it_writes(store: &RedisStore, id: SessionId) {
     let commit = add(id, "other", 1);
     let answer = patiently(store, Duration::from_secs(14), || store.commit(&commit)).await;
@@ -167,7 +84,7 @@ async fn a_killed_master_is_a_pause_and_loses_nothing() {
     let writer = Writer::start(&store, id);
     tokio::time::sleep(Duration::from_millis(500)).await;
     cluster.signal(0, Signal::Kill).await;
-    until_promoted(&cluster).await;
+    cluster.until_promoted().await;
     until_it_writes(&store, id).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let written = writer.finish().await;
@@ -185,7 +102,7 @@ async fn a_frozen_master_is_a_pause_and_its_waking_takes_nothing_along() {
     let writer = Writer::start(&store, id);
     tokio::time::sleep(Duration::from_millis(500)).await;
     cluster.signal(0, Signal::Stop).await;
-    let master = until_promoted(&cluster).await;
+    let master = cluster.until_promoted().await;
     until_it_writes(&store, id).await;
     // A node that starts now, while the old master wakes, must not fall for it either.
     cluster.signal(0, Signal::Continue).await;
@@ -215,7 +132,7 @@ async fn a_master_may_take_a_sentinel_along() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     cluster.signal(3, Signal::Stop).await;
     cluster.signal(0, Signal::Stop).await;
-    until_promoted(&cluster).await;
+    cluster.until_promoted().await;
     until_it_writes(&store, id).await;
     let written = writer.finish().await;
     assert_eq!(written.lost, 0);
@@ -234,7 +151,7 @@ async fn a_failover_that_an_operator_orders_is_followed() {
     let writer = Writer::start(&store, id);
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(cluster.ask(3, &["SENTINEL", "FAILOVER", MASTER_NAME]).await, Ok("+OK\r\n".into()));
-    let master = until_promoted(&cluster).await;
+    let master = cluster.until_promoted().await;
     let promoted = Instant::now();
     eventually("the store with the new master", WHILE, async || {
         let (old, new) = (cluster.clients(0).await, cluster.clients(master).await);

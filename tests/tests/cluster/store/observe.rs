@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use cluster_tests::redis::Signal;
 use cluster_tests::wait::{ensure, eventually};
+use cluster_tests::watched::Watched as Cluster;
 use session_layer::store::{Observation, Observed, Observer, RedisStore, Replication, SentinelEvent};
 use tokio::time::{Instant, timeout};
-
-use super::failover::Cluster;
 
 const WHILE: Duration = Duration::from_secs(30);
 

@@ -105,7 +105,12 @@ impl Model {
             }
             Action::Destroy(_) => {
                 self.bury(of, None);
-                return Reply::Applied { version: session.version, counters: BTreeMap::new(), confirmed: true };
+                return Reply::Applied {
+                    version: session.version,
+                    counters: BTreeMap::new(),
+                    confirmed: true,
+                    history: Vec::new(),
+                };
             }
             _ => {}
         }
@@ -133,7 +138,7 @@ impl Model {
         }
         let version = session.version;
         self.keep(target.expect("not destroyed"), session);
-        Reply::Applied { version, counters, confirmed: true }
+        Reply::Applied { version, counters, confirmed: true, history: Vec::new() }
     }
 
     pub(super) fn begin(&self, start: &Start) -> Session {

@@ -1,0 +1,182 @@
+//! How fresh what a request reads must be: the freshness token, and what is decided by it.
+//!
+//! A browser that was told of a version of its session must not be shown an older one, whichever node answers next. The token is
+//! what it was told: a second small cookie, signed and bound to the ID. It is never authority. One that is missing, old, foreign or
+//! forged means no more than that the master is asked.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::Mac;
+use http::HeaderValue;
+
+use crate::id::SessionId;
+use crate::record::{Record, Version};
+use crate::signature::{HmacSha256, keyed};
+use crate::transport::Cookie;
+
+const FORMAT: u8 = 1;
+const SIGNED_LEN: usize = 1 + 8 + 8;
+/// Half of the MAC: what a forger gains is a question to the master, or a copy that is a second older than it might be.
+const MAC_LEN: usize = 16;
+const TOKEN_LEN: usize = SIGNED_LEN + MAC_LEN;
+const ENCODED_LEN: usize = (TOKEN_LEN * 4).div_ceil(3);
+
+/// What a browser was told of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) version: Version,
+    /// When it was told, in seconds since the epoch by the clock of the node that did.
+    pub(crate) sent: u64,
+}
+
+/// Writes and reads tokens.
+pub(crate) struct Tokens {
+    cookie: Cookie,
+    signing: HmacSha256,
+    accepted: Vec<HmacSha256>,
+}
+
+impl Tokens {
+    /// Beside this cookie, under the same secrets.
+    pub(crate) fn new(cookie: &Cookie, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
+        // A key of its own, so that nothing signed as one can be taken for the other.
+        let keyed = |secret: &[u8]| keyed(b"session-layer: freshness token key", b"freshness\0", &cookie.name, secret);
+        let signing = keyed(secret);
+        let accepted = std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(secret))).collect();
+        Self { cookie: Cookie { name: format!("{}-v", cookie.name), ..cookie.clone() }, signing, accepted }
+    }
+
+    /// The first token for this ID in all `Cookie` headers of a request.
+    pub(crate) fn read<'a>(&self, headers: impl Iterator<Item = &'a HeaderValue>, id: &SessionId) -> Option<Token> {
+        self.cookie.candidates(headers, ENCODED_LEN).find_map(|value| self.verify(value, id))
+    }
+
+    /// `Set-Cookie` that makes the browser keep a token.
+    pub(crate) fn keep(&self, id: &SessionId, token: Token) -> HeaderValue {
+        self.cookie.keep(&self.sign(id, token))
+    }
+
+    /// `Set-Cookie` that makes the browser forget it.
+    pub(crate) fn forget(&self) -> HeaderValue {
+        self.cookie.forget()
+    }
+
+    fn sign(&self, id: &SessionId, token: Token) -> String {
+        let mut bytes = [0; TOKEN_LEN];
+        bytes[0] = FORMAT;
+        bytes[1..9].copy_from_slice(&token.version.0.to_be_bytes());
+        bytes[9..SIGNED_LEN].copy_from_slice(&token.sent.to_be_bytes());
+        let mac = self.signing.clone().chain_update(id.as_bytes()).chain_update(&bytes[..SIGNED_LEN]);
+        bytes[SIGNED_LEN..].copy_from_slice(&mac.finalize().into_bytes()[..MAC_LEN]);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn verify(&self, value: &[u8], id: &SessionId) -> Option<Token> {
+        let mut bytes = [0; TOKEN_LEN];
+        let decoded = URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()?;
+        if decoded != TOKEN_LEN || bytes[0] != FORMAT {
+            return None;
+        }
+        let (signed, mac) = bytes.split_at(SIGNED_LEN);
+        let ours = |key: &HmacSha256| {
+            key.clone().chain_update(id.as_bytes()).chain_update(signed).verify_truncated_left(mac).is_ok()
+        };
+        let number = |at: usize| signed[at..at + 8].try_into().map(u64::from_be_bytes).ok();
+        self.accepted.iter().any(ours).then(|| Some(Token { version: Version(number(1)?), sent: number(9)? }))?
+    }
+}
+
+/// How many of its last versions a record remembers where rollbacks are detected.
+pub(crate) const HISTORY: usize = 8;
+
+/// Whether a commit that was acknowledged as `told` is missing from what the master has: it is newer than the oldest version that
+/// the record remembers, and not among them. What is older than those cannot be told any more.
+pub(crate) fn is_lost(told: Version, history: &[Version]) -> bool {
+    history.first().is_some_and(|oldest| told > *oldest) && !history.contains(&told)
+}
+
+/// The same for a record as it was loaded; without a memory of its own it remembers the version it has.
+pub(crate) fn is_lost_in(told: Version, record: &Record) -> bool {
+    if record.history.is_empty() { is_lost(told, &[record.version]) } else { is_lost(told, &record.history) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::SameSite;
+
+    const OLD: &[u8] = &[1; 32];
+    const NEW: &[u8] = &[2; 32];
+
+    fn tokens(name: &str, secret: &[u8], accepted: &[&[u8]]) -> Tokens {
+        let cookie = Cookie {
+            name: name.into(),
+            domain: None,
+            path: "/".into(),
+            same_site: SameSite::Lax,
+            secure: true,
+            max_age: None,
+        };
+        let accepted: Vec<_> = accepted.iter().map(|secret| secret.to_vec()).collect();
+        Tokens::new(&cookie, secret, &accepted)
+    }
+
+    fn token() -> Token {
+        Token { version: Version(1_750_000_000_000_001), sent: 1_750_000_000 }
+    }
+
+    #[test]
+    fn a_token_says_what_was_put_into_it_for_its_session_alone() {
+        let (tokens, id) = (tokens("__Host-session", NEW, &[]), SessionId::random());
+        let value = tokens.sign(&id, token());
+        assert_eq!(value.len(), ENCODED_LEN);
+        assert_eq!(tokens.verify(value.as_bytes(), &id), Some(token()));
+        assert_eq!(tokens.verify(value.as_bytes(), &SessionId::random()), None, "a foreign one");
+        let header = tokens.keep(&id, token());
+        assert_eq!(header, format!("__Host-session-v={value}; Path=/; HttpOnly; SameSite=Lax; Secure"));
+        assert_eq!(tokens.forget(), "__Host-session-v=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0");
+        let cookie = HeaderValue::try_from(format!("__Host-session-v=junk; __Host-session-v={value}")).unwrap();
+        assert_eq!(tokens.read([&cookie].into_iter(), &id), Some(token()));
+    }
+
+    #[test]
+    fn a_changed_byte_anywhere_is_no_token() {
+        let (tokens, id) = (tokens("s", NEW, &[]), SessionId::random());
+        let value = tokens.sign(&id, token()).into_bytes();
+        for at in 0..value.len() {
+            let mut forged = value.clone();
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(tokens.verify(&forged, &id), None, "byte {at}");
+        }
+        for text in ["", &"A".repeat(ENCODED_LEN), &"A".repeat(ENCODED_LEN - 1), "\u{e9}"] {
+            assert_eq!(tokens.verify(text.as_bytes(), &id), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_token_of_another_layer_is_none_and_secrets_rotate() {
+        let id = SessionId::random();
+        let value = tokens("admin", NEW, &[]).sign(&id, token());
+        assert_eq!(tokens("session", NEW, &[]).verify(value.as_bytes(), &id), None);
+        let value = tokens("s", OLD, &[]).sign(&id, token());
+        assert_eq!(tokens("s", NEW, &[OLD]).verify(value.as_bytes(), &id), Some(token()));
+        assert_eq!(tokens("s", NEW, &[]).verify(value.as_bytes(), &id), None);
+    }
+
+    #[test]
+    fn what_was_told_and_is_not_remembered_was_lost_unless_it_is_too_old_to_tell() {
+        for (told, history, lost) in [
+            (5, &[][..], false),
+            (5, &[5], false),
+            (6, &[5], true),
+            (4, &[5], false),
+            (3, &[1, 3, 7], false),
+            (4, &[1, 3, 7], true),
+            (8, &[1, 3, 7], true),
+            (1, &[2, 3], false),
+        ] {
+            let history: Vec<_> = history.iter().copied().map(Version).collect();
+            assert_eq!(is_lost(Version(told), &history), lost, "{told} {history:?}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What a browser was told, on real servers: nothing that it was told goes unnoticed when it is lost, and what it reads is never older.
+
+mod node;
+
+mod rollback; // a failover that takes an acknowledged write along
+
+use node::{Browser, Node};
