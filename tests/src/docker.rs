@@ -81,6 +81,15 @@ impl Container {
         docker(&["unpause", &self.id]).await;
     }
 
+    /// Runs a shell script in it, as root; what it printed.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, or the container does not run.
+    pub async fn shell(&self, script: &str) -> Result<String, String> {
+        run("docker", &["exec", "--user", "root", &self.id, "sh", "-c", script]).await
+    }
+
     /// Standard output and standard error of its last run since `since` (a Unix time, or a duration such as `10m`).
     pub async fn logs(&self, since: &str) -> String {
         let command = r#"docker logs --since "$1" "$0" 2>&1"#;

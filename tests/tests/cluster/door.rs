@@ -24,6 +24,19 @@ async fn static_files_are_served_by_nginx_and_by_nobody_else() {
     assert_eq!(Browser::new().get(cluster.nginx(), "/static/nothing").await.status, 404);
 }
 
+/// Debian's nginx, which stands in where no registry answers, is the oldest that the configuration is for.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_is_good_for_nginx_1_22_and_later() {
+    let cluster = cluster::shared().await;
+    let said = cluster.container("nginx").shell("nginx -v 2>&1 && nginx -t 2>&1").await.expect("nginx takes it");
+    println!("{said}");
+    assert!(said.contains("test is successful") && !said.contains("[warn]"), "{said}");
+    let version = said.split("nginx/").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("a version");
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().expect("a number"));
+    let version = (numbers.next(), numbers.next());
+    assert!(version >= (Some(1), Some(22)), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_are_alive_ready_and_measured() {
     let cluster = cluster::shared().await;
