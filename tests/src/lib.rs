@@ -25,8 +25,10 @@ pub mod node; // the demo as a process of this machine, for tests that count wha
 
 pub mod proxy; // stands between a node and Redis, and counts
 
-pub mod lossy; // stands there too, and loses answers
+pub mod lossy; // stands there too, and is slow, loses answers, or speaks for Redis
 
-mod resp; // where one command or reply ends and the next begins
+mod relay; // what both are made of
+
+pub mod resp; // where one command or reply ends and the next begins
 
 pub mod wait; // for a state

@@ -1,26 +1,23 @@
-//! Stands between a node and Redis, and loses what Redis answers: the command has taken effect, and nobody learns of it.
+//! Stands between a node and Redis, and makes trouble: loses what Redis answers, when the command has taken effect and nobody learns
+//! of it; says something else in its place; is slow; or falls silent.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use crate::resp;
+use crate::relay::{Fate, Relay, Rules, lock};
 
 /// Every so many lost answers one is held back instead of cut off: the connection stays, and only a watchdog can tell.
 const HELD: u64 = 4;
 
 /// A proxy that lives until it is dropped.
 pub struct Lossy {
-    port: u16,
+    relay: Relay,
     plan: Arc<Plan>,
-    _tasks: JoinSet<()>,
 }
 
 struct Plan {
@@ -28,6 +25,13 @@ struct Plan {
     every: AtomicU64,
     answers: AtomicU64,
     lost: AtomicU64,
+    /// The same, and half of the answer still comes before the connection is reset.
+    tear_every: AtomicU64,
+    tearing: AtomicU64,
+    torn: AtomicU64,
+    /// What the next script is answered with instead.
+    error: Mutex<Option<String>>,
+    latency_millis: AtomicU64,
     /// How many commands to sessions may still pass.
     passes: AtomicU64,
     /// From the last of them on nothing passes any more, in either direction.
@@ -37,23 +41,24 @@ struct Plan {
 impl Lossy {
     /// Listens on a free port of this machine and connects to `server` for each client. Nothing is lost until asked for.
     pub async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("some port is free");
-        let port = listener.local_addr().expect("it listens").port();
         let plan = Arc::new(Plan {
             every: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            tear_every: AtomicU64::new(0),
+            tearing: AtomicU64::new(0),
+            torn: AtomicU64::new(0),
+            error: Mutex::default(),
+            latency_millis: AtomicU64::new(0),
             passes: AtomicU64::new(u64::MAX),
             dark: watch::Sender::new(false),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, server, Arc::clone(&plan)));
-        Self { port, plan, _tasks: tasks }
+        Self { relay: Relay::start(server, Arc::clone(&plan)).await, plan }
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.relay.port()
     }
 
     /// Loses every n-th answer to a script, after Redis has given it, and everything behind it on that connection. Three of four times
@@ -65,6 +70,26 @@ impl Lossy {
     /// How many answers were lost.
     pub fn lost(&self) -> u64 {
         self.plan.lost.load(Ordering::SeqCst)
+    }
+
+    /// Resets the connection in the middle of every n-th answer, to whatever command. 0: none from now on.
+    pub fn tear_every(&self, n: u64) {
+        self.plan.tear_every.store(n, Ordering::SeqCst);
+    }
+
+    /// How many answers were torn.
+    pub fn torn(&self) -> u64 {
+        self.plan.torn.load(Ordering::SeqCst)
+    }
+
+    /// The next script is answered with this error, whatever Redis says to it.
+    pub fn fail_next(&self, error: &str) {
+        *lock(&self.plan.error) = Some(error.to_owned());
+    }
+
+    /// What Redis says is on its way for this long from now on.
+    pub fn set_latency(&self, latency: Duration) {
+        self.plan.latency_millis.store(latency.as_millis() as u64, Ordering::SeqCst);
     }
 
     /// Lets `n` more commands reach the sessions; then nothing passes any more, in either direction, for good, and no connection is
@@ -98,113 +123,62 @@ impl Plan {
         left.is_ok()
     }
 
-    /// What becomes of an answer.
-    fn fate(&self, name: &str) -> Fate {
-        let every = self.every.load(Ordering::SeqCst);
-        if name != "evalsha" || every == 0 || !(self.answers.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(every) {
-            return Fate::Arrives;
+    /// What becomes of an answer to a script.
+    fn fate_of_script(&self) -> Fate {
+        if let Some(error) = lock(&self.error).take() {
+            return Fate::Becomes(format!("-{error}\r\n").into_bytes());
         }
-        match (self.lost.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(HELD) {
-            true => Fate::Held,
-            false => Fate::Cut,
-        }
-    }
-}
-
-enum Fate {
-    Arrives,
-    Cut,
-    Held,
-}
-
-async fn accept(listener: TcpListener, server: SocketAddr, plan: Arc<Plan>) {
-    let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        let plan = Arc::clone(&plan);
-        connections.spawn(async move {
-            // A server that is not there looks to the client like a connection that is closed at once.
-            let Ok(server) = TcpStream::connect(server).await else { return };
-            if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
-                return;
-            }
-            let (from_client, to_client) = client.into_split();
-            let (from_server, to_server) = server.into_split();
-            let waiting = Mutex::new(VecDeque::new());
-            // Whichever side closes first, dropping both halves closes the other.
-            tokio::select! {
-                () = commands(from_client, to_server, &waiting, &plan) => {}
-                () = replies(from_server, to_client, &waiting, &plan) => {}
-            }
-        });
-    }
-}
-
-/// The names of the commands on their way, oldest first.
-type Waiting = Mutex<VecDeque<String>>;
-
-async fn commands(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, waiting: &Waiting, plan: &Plan) {
-    let mut bytes = Vec::new();
-    while let Ok(1..) = from.read_buf(&mut bytes).await {
-        while let Some(length) = resp::length(&bytes) {
-            let name = resp::command_name(&bytes[..length]);
-            if plan.pass(&name) {
-                waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(name);
-                if to.write_all(&bytes[..length]).await.is_err() {
-                    return;
-                }
-            }
-            bytes.drain(..length);
+        match nth(&self.answers, self.every.load(Ordering::SeqCst)) {
+            false => Fate::Passes,
+            true => match nth(&self.lost, HELD) {
+                true => Fate::Held,
+                false => Fate::Cut,
+            },
         }
     }
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, waiting: &Waiting, plan: &Plan) {
-    let mut bytes = Vec::new();
-    while let Ok(1..) = from.read_buf(&mut bytes).await {
-        while let Some(length) = resp::length(&bytes) {
-            let name = resp::is_reply(&bytes)
-                .then(|| waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front())
-                .flatten();
-            match plan.fate(name.as_deref().unwrap_or_default()) {
-                Fate::Arrives if *plan.dark.borrow() => {}
-                Fate::Arrives => {
-                    if to.write_all(&bytes[..length]).await.is_err() {
-                        return;
-                    }
-                }
-                Fate::Cut => return,
-                Fate::Held => std::future::pending().await,
-            }
-            bytes.drain(..length);
+/// Counts up; whether the new number is a multiple of `n`. Nothing is one of 0, and is not counted.
+fn nth(counter: &AtomicU64, n: u64) -> bool {
+    n != 0 && (counter.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(n)
+}
+
+impl Rules for Plan {
+    /// The command's name.
+    type Note = String;
+
+    fn command(&self, name: String, _: &VecDeque<String>) -> Option<String> {
+        self.pass(&name).then_some(name)
+    }
+
+    fn reply(&self, note: Option<&String>) -> Fate {
+        if *self.dark.borrow() {
+            return Fate::Vanishes;
         }
+        if nth(&self.tearing, self.tear_every.load(Ordering::SeqCst)) {
+            self.torn.fetch_add(1, Ordering::SeqCst);
+            return Fate::Torn;
+        }
+        match note.map(String::as_str) {
+            Some("evalsha") => self.fate_of_script(),
+            _ => Fate::Passes,
+        }
+    }
+
+    fn latency(&self) -> Duration {
+        Duration::from_millis(self.latency_millis.load(Ordering::SeqCst))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
-
-    /// Answers every command with `+OK`.
-    async fn server() -> SocketAddr {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut bytes = Vec::new();
-                    while let Ok(1..) = stream.read_buf(&mut bytes).await {
-                        while let Some(length) = resp::length(&bytes) {
-                            bytes.drain(..length);
-                            stream.write_all(b"+OK\r\n").await.unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        address
-    }
+    use crate::relay::tests::server;
 
     async fn answers(client: &mut TcpStream, command: &str) -> bool {
         client.write_all(command.as_bytes()).await.unwrap();

@@ -1,17 +1,13 @@
 //! Stands between a node and Redis, and counts commands and round trips.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::resp;
+use crate::relay::{Fate, Relay, Rules, lock};
 
 /// How long each reply is held back. It makes round trips unmistakable: a command that does not need the reply before it is
 /// here before that reply has left, however the client cuts its writes, and one that needs it cannot be.
@@ -22,10 +18,12 @@ pub type RoundTrip = Vec<String>;
 
 /// A proxy that lives until it is dropped.
 pub struct Proxy {
-    port: u16,
-    seen: Arc<Mutex<Seen>>,
-    _tasks: JoinSet<()>,
+    relay: Relay,
+    counter: Arc<Counter>,
 }
+
+#[derive(Default)]
+struct Counter(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
@@ -36,17 +34,13 @@ struct Seen {
 impl Proxy {
     /// Listens on a free port of this machine and connects to `server` for each client.
     pub async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("some port is free");
-        let port = listener.local_addr().expect("it listens").port();
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, server, Arc::clone(&seen)));
-        Self { port, seen, _tasks: tasks }
+        let counter = Arc::<Counter>::default();
+        Self { relay: Relay::start(server, Arc::clone(&counter)).await, counter }
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        self.port
+        self.relay.port()
     }
 
     /// Learns which commands a client sends of its own accord, by watching it do nothing for `time`; they are not counted from
@@ -71,107 +65,45 @@ impl Proxy {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        lock(&self.seen)
+        lock(&self.counter.0)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Rules for Counter {
+    /// Whether the command counts.
+    type Note = bool;
 
-async fn accept(listener: TcpListener, server: SocketAddr, seen: Arc<Mutex<Seen>>) {
-    let mut connections = JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        let seen = Arc::clone(&seen);
-        connections.spawn(async move {
-            // A server that is not there looks to the client like a connection that is closed at once.
-            let Ok(server) = TcpStream::connect(server).await else { return };
-            if client.set_nodelay(true).and(server.set_nodelay(true)).is_err() {
-                return;
+    /// A trip begins with a command that is sent while no other that counts is on its way.
+    fn command(&self, name: String, waiting: &VecDeque<bool>) -> Option<bool> {
+        let mut seen = lock(&self.0);
+        let counts = !seen.ignored.contains(&name);
+        if counts {
+            match seen.trips.last_mut() {
+                Some(trip) if waiting.contains(&true) => trip.push(name),
+                _ => seen.trips.push(vec![name]),
             }
-            let (from_client, to_client) = client.into_split();
-            let (from_server, to_server) = server.into_split();
-            let waiting = Mutex::new(VecDeque::new());
-            // Whichever side closes first, dropping both halves closes the other.
-            tokio::select! {
-                () = commands(from_client, to_server, &waiting, &seen) => {}
-                () = replies(from_server, to_client, &waiting) => {}
-            }
-        });
+        }
+        Some(counts)
     }
-}
 
-/// Commands on their way, oldest first: whether each counts.
-type Waiting = Mutex<VecDeque<bool>>;
-
-async fn commands(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, waiting: &Waiting, seen: &Mutex<Seen>) {
-    let mut bytes = Vec::new();
-    while let Ok(1..) = from.read_buf(&mut bytes).await {
-        let mut end = 0;
-        while let Some(length) = resp::length(&bytes[end..]) {
-            sent(resp::command_name(&bytes[end..end + length]), &mut lock(waiting), &mut lock(seen));
-            end += length;
-        }
-        if to.write_all(&bytes[..end]).await.is_err() {
-            return;
-        }
-        bytes.drain(..end);
+    fn reply(&self, _: Option<&bool>) -> Fate {
+        Fate::Passes
     }
-}
 
-/// A trip begins with a command that is sent while no other that counts is on its way.
-fn sent(name: String, waiting: &mut VecDeque<bool>, seen: &mut Seen) {
-    let counts = !seen.ignored.contains(&name);
-    if counts {
-        match seen.trips.last_mut() {
-            Some(trip) if waiting.contains(&true) => trip.push(name),
-            _ => seen.trips.push(vec![name]),
-        }
-    }
-    waiting.push_back(counts);
-}
-
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, waiting: &Waiting) {
-    let mut bytes = Vec::new();
-    while let Ok(1..) = from.read_buf(&mut bytes).await {
-        sleep(LATENCY).await;
-        let mut end = 0;
-        while let Some(length) = resp::length(&bytes[end..]) {
-            if resp::is_reply(&bytes[end..]) {
-                lock(waiting).pop_front();
-            }
-            end += length;
-        }
-        if to.write_all(&bytes[..end]).await.is_err() {
-            return;
-        }
-        bytes.drain(..end);
+    fn latency(&self) -> Duration {
+        LATENCY
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv4Addr;
 
-    /// Answers every command with `+OK`.
-    async fn server() -> SocketAddr {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut bytes = Vec::new();
-                    while let Ok(1..) = stream.read_buf(&mut bytes).await {
-                        while let Some(length) = resp::length(&bytes) {
-                            bytes.drain(..length);
-                            stream.write_all(b"+OK\r\n").await.unwrap();
-                        }
-                    }
-                });
-            }
-        });
-        address
-    }
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::relay::tests::server;
 
     async fn write(stream: &mut TcpStream, command: &str) {
         stream.write_all(command.as_bytes()).await.unwrap();

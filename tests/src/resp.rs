@@ -1,7 +1,7 @@
 //! Redis' protocol, as far as one must read it to see where a command or a reply ends (versions 2 and 3).
 
 /// How many bytes the first complete value takes; `None` if more bytes are needed.
-pub(crate) fn length(bytes: &[u8]) -> Option<usize> {
+pub fn length(bytes: &[u8]) -> Option<usize> {
     let (line, mut used) = line(bytes)?;
     let number = || std::str::from_utf8(&line[1..]).ok()?.parse::<i64>().ok();
     match line.first()? {
@@ -30,7 +30,7 @@ fn line(bytes: &[u8]) -> Option<(&[u8], usize)> {
 }
 
 /// The name of a command, in lower case: the first text in its list. A client may also send it as a line of plain text.
-pub(crate) fn command_name(command: &[u8]) -> String {
+pub fn command_name(command: &[u8]) -> String {
     let name = match line(command) {
         Some((b"", _)) | None => &b""[..],
         Some((first, rest)) if first[0] == b'*' => match line(&command[rest..]) {
@@ -43,7 +43,7 @@ pub(crate) fn command_name(command: &[u8]) -> String {
 }
 
 /// Whether a value from the server answers a command; pushed values (RESP3) answer nothing.
-pub(crate) fn is_reply(value: &[u8]) -> bool {
+pub fn is_reply(value: &[u8]) -> bool {
     value.first() != Some(&b'>')
 }
 
