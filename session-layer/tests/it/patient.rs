@@ -157,6 +157,32 @@ async fn requests_above_the_bound_of_waiters_are_503_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_who_waited_do_not_all_come_at_once() {
+    let (store, browser) = with_session().await;
+    store.go_down();
+    let waiting: Vec<_> = (0..200)
+        .map(|_| {
+            let answer = browser.start("get n");
+            tokio::spawn(async move {
+                answer.await.unwrap().expect(200);
+                Instant::now()
+            })
+        })
+        .collect();
+    settle().await;
+    store.come_back();
+    let back = Instant::now();
+    let mut after = std::collections::BTreeMap::<u128, usize>::new();
+    for answered in waiting {
+        *after.entry((answered.await.unwrap() - back).as_millis()).or_default() += 1;
+    }
+    println!("answered after so many milliseconds: {after:?}");
+    // 5 to 10 ms, and timers tick in milliseconds.
+    assert!(after.keys().all(|millis| (5..=11).contains(millis)), "{after:?}");
+    assert!(after.len() >= 4 && after.values().all(|together| *together < 120), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_extractor_does_not_wait_for_a_second_budget() {
     async fn handler(one: Result<session_layer::Session, session_layer::SessionError>, two: session_layer::Session) {
         drop((one, two));

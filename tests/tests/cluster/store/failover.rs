@@ -275,6 +275,37 @@ async fn sentinels_that_are_gone_do_not_matter_until_they_do() {
     until_it_writes(&store, id).await;
 }
 
+/// The network is cut so that the master and one sentinel are on our side, and everybody else on the other, where there is an
+/// election. Our sentinel still names the old master, and it still answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_cut_off_together_with_us_is_left_within_max_lag_and_a_second_for_reads_too() {
+    let max_lag = Duration::from_secs(2);
+    let cluster = Cluster::start().await;
+    let store = connected(&cluster.url()).await;
+    let id = create(&store).await;
+    for process in [1, 2, 4, 5] {
+        cluster.signal(process, Signal::Stop).await;
+    }
+    let cut = Instant::now();
+    eventually("nobody reads from it", WHILE, async || {
+        ensure(store.load(&id).await.is_err_and(|error| error.is_unavailable()), || "it is still read from".to_owned())
+    })
+    .await;
+    let left = cut.elapsed();
+    println!("a master that is cut off together with us is left after {left:?}");
+    assert!(cluster.ask(0, &["ROLE"]).await.expect("it answers").contains("master"));
+    assert!(left < (max_lag + Duration::from_secs(1)) * 3, "{left:?}");
+    // It stays left, although it can be reached and says that it is master.
+    for _ in 0..20 {
+        assert!(!store.is_up());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for process in [1, 2, 4, 5] {
+        cluster.signal(process, Signal::Continue).await;
+    }
+    until_it_writes(&store, id).await;
+}
+
 #[tokio::test]
 async fn a_master_name_that_no_sentinel_knows_keeps_the_store_down() {
     let machine = Machine::start::<2>().await;

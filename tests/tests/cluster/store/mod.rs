@@ -14,6 +14,7 @@ mod keys;
 mod model;
 mod observe;
 mod suite;
+mod trouble;
 
 /// A store that is connected.
 async fn connected(url: &str) -> RedisStore {
