@@ -5,7 +5,7 @@
 # Fixed addresses would need a fixed subnet, and a second cluster on the machine would collide with it. A `resolver` works
 # with names in variables only, which know neither round robin nor kept connections; upstream servers with `resolve` need
 # nginx 1.27.3. So this script watches, and reloads when, and only when, an address has changed: a node that is stopped
-# keeps its place, since a reload cuts kept connections of visitors.
+# keeps its place. (To take one out of rotation there is rotation.sh.)
 set -eu
 
 nodes="app1 app2"
