@@ -1,12 +1,16 @@
-//! The project's commands, those that need more than one plain command: `cargo xtask up`, `down`, `images`, `test`.
+//! The project's commands, those that need more than one plain command: `cargo xtask up`, `down`, `upgrade`, `failover`,
+//! `images`, `test`.
 
 mod arguments;
 mod compose;
 mod docker;
 mod down;
+mod failover;
 mod images;
+mod live;
 mod ports;
 mod prerequisites;
+mod running;
 mod settings;
 mod shell;
 mod stand_ins;
@@ -14,6 +18,7 @@ mod test;
 #[cfg(test)]
 mod tidy;
 mod up;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -28,6 +33,8 @@ fn main() -> ExitCode {
         Ok(Arguments { command, project }) => match command {
             Command::Up => up::up(project),
             Command::Down => down::down(project),
+            Command::Upgrade { take_out, skip_build, under } => upgrade::upgrade(project, take_out, skip_build, under),
+            Command::Failover { by, under } => failover::failover(project, by, under),
             Command::Images { compile_in_container } => images::images(compile_in_container),
             Command::Test => test::test(),
             Command::Help => unreachable!("answered above"),

@@ -57,11 +57,36 @@ pub struct Plan {
     pub at_most: Duration,
 }
 
+/// A look at a load that is going on, from elsewhere.
+#[derive(Clone)]
+pub struct Watch {
+    report: Arc<Mutex<Report>>,
+}
+
 /// Load that is going on. Dropped, it sends no more, and what is in flight is left alone.
 pub struct Load {
     report: Arc<Mutex<Report>>,
     stop: watch::Sender<bool>,
     scheduler: JoinHandle<()>,
+}
+
+impl Watch {
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        lock(&self.report).progress()
+    }
+
+    /// How long it has been going on: the clock of [`Sample`].
+    pub fn elapsed(&self) -> Duration {
+        lock(&self.report).elapsed()
+    }
+
+    /// The requests that have ended since `time`, in that order.
+    pub fn ended_since(&self, time: Duration) -> Vec<Sample> {
+        let report = lock(&self.report);
+        let from = report.samples.partition_point(|sample| sample.done < time);
+        report.samples[from..].to_vec()
+    }
 }
 
 impl Load {
@@ -78,14 +103,19 @@ impl Load {
         Self { report, stop, scheduler }
     }
 
+    /// A look at it, for somebody else.
+    pub fn watch(&self) -> Watch {
+        Watch { report: Arc::clone(&self.report) }
+    }
+
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        lock(&self.report).progress()
+        self.watch().progress()
     }
 
     /// How long it has been going on: the clock of [`Sample`].
     pub fn elapsed(&self) -> Duration {
-        lock(&self.report).elapsed()
+        self.watch().elapsed()
     }
 
     /// Sends no more, waits for the answers that are still missing, and returns what became of all.
@@ -142,9 +172,10 @@ async fn schedule(plan: Plan, workload: impl Workload, report: Arc<Mutex<Report>
                 requests.spawn(async move {
                     let sent = started.elapsed();
                     let outcome = outcome.await;
+                    let mut report = lock(&report);
+                    // Under the lock, so that samples stand in the order of their ends.
                     let done = started.elapsed();
-                    let sample = Sample { kind, due, sent, done, failed: outcome.failure.is_some() };
-                    lock(&report).done(sample, outcome);
+                    report.done(Sample { kind, due, sent, done, failed: outcome.failure.is_some() }, outcome);
                 });
             }
         }

@@ -102,6 +102,8 @@ pub struct Findings {
     pub resurrected: u64,
     /// Other writes that were acknowledged and did not last.
     pub lost: Count,
+    /// Notes that were not there to remove: lost, or removed by the same request, which a proxy sent again.
+    pub missing: u64,
     /// Visits that were counted once more than asked for, by a `GET` that a proxy sent again.
     pub repeated: u64,
     /// Logins that were acknowledged.
@@ -301,6 +303,7 @@ impl Inner {
                 Finding::Wrong(what) => all.wrong.add(1, || format!("{who}: {what}")),
                 Finding::LostDurable(what) => all.lost_durable.add(1, || format!("{who}: {what}")),
                 Finding::Lost(writes, what) => all.lost.add(writes, || format!("{who}: {what}")),
+                Finding::Missing => all.missing += 1,
                 Finding::Repeated(visits) => all.repeated += visits,
             }
         }
@@ -504,7 +507,7 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wrong, lost_durable, lost, resurrected, repeated, .. } = self;
+        let Self { wrong, lost_durable, lost, resurrected, repeated, missing, .. } = self;
         let Self { logins, logouts, writes, doubts, verified, tried, .. } = self;
         writeln!(f, "  acknowledged: {logins} logins, {logouts} logouts, {writes} other writes; {doubts} in doubt")?;
         writeln!(f, "  looked at afterwards: {verified} sessions, {tried} cookies of ended ones")?;
@@ -513,7 +516,11 @@ impl fmt::Display for Findings {
             "  lost: {} logins or logouts ({resurrected} resurrected), {} other writes",
             lost_durable.count, lost.count
         )?;
-        writeln!(f, "  wrong: {}; visits counted for a request that was sent again: {repeated}", wrong.count)?;
+        writeln!(
+            f,
+            "  wrong: {}; visits counted once more: {repeated}, nothing left to remove: {missing}",
+            wrong.count
+        )?;
         for what in wrong.first.iter().chain(&lost_durable.first).chain(&lost.first).take(20) {
             writeln!(f, "    {what}")?;
         }
