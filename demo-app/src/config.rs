@@ -30,7 +30,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting. `demo-app help` prints this table; nothing is read from the environment that is not in it.
-pub(crate) const SETTINGS: [Setting; 12] = [
+pub(crate) const SETTINGS: [Setting; 13] = [
     setting("LISTEN", "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one"),
     setting("SERVER_NAME", "1111", "the name this node shows on its page and in the X-Served-By header"),
     setting(
@@ -60,6 +60,11 @@ pub(crate) const SETTINGS: [Setting; 12] = [
         "off (on in the embedded cluster)",
         "on: the cookie works over plain HTTP, and the published secret is accepted",
     ),
+    setting(
+        "PEERS",
+        "none: the dashboard shows this node alone",
+        "all nodes of the cluster, this one included, as host:port,host:port; the dashboard asks them how they are",
+    ),
     setting("LOG_FORMAT", "text", "text or json, on standard output"),
     setting(
         "RUST_LOG",
@@ -83,7 +88,7 @@ pub(crate) enum Cluster {
     /// Two nodes and a front in this process.
     Embedded,
     /// One node of a cluster that others make up.
-    Node { name: String, store: StoreUrl },
+    Node { name: String, store: StoreUrl, peers: Vec<String> },
 }
 
 /// Where a node keeps sessions.
@@ -162,7 +167,11 @@ impl Config {
         let get = |name: &str| non_empty(environment, name);
         let cluster = match get("REDIS_URL") {
             None => embedded(get("SERVER_NAME"))?,
-            Some(url) => Cluster::Node { name: server_name(get("SERVER_NAME"))?, store: store_url(url)? },
+            Some(url) => Cluster::Node {
+                name: server_name(get("SERVER_NAME"))?,
+                store: store_url(url)?,
+                peers: peers(get("PEERS"))?,
+            },
         };
         let development = cluster == Cluster::Embedded || switch("SESSION_DEVELOPMENT", get("SESSION_DEVELOPMENT"))?;
         let secret = match secret(get("SESSION_SECRET"), get("SESSION_SECRET_FILE"), development)? {
@@ -245,6 +254,22 @@ fn server_name(name: Option<String>) -> Result<String, ConfigError> {
         ));
     }
     Ok(name)
+}
+
+/// `host:port,host:port`.
+fn peers(list: Option<String>) -> Result<Vec<String>, ConfigError> {
+    let list = list.unwrap_or_default();
+    let peers: Vec<_> = list.split(',').map(str::trim).filter(|peer| !peer.is_empty()).map(str::to_owned).collect();
+    for peer in &peers {
+        let authority = peer.parse::<axum::http::uri::Authority>().ok();
+        if authority.is_none_or(|authority| authority.port_u16().is_none() || peer.contains('@')) {
+            return Err(ConfigError::new(
+                "PEERS",
+                format!("{peer:?} is no host with a port; write app1:8080,app2:8080"),
+            ));
+        }
+    }
+    Ok(peers)
 }
 
 fn store_url(url: String) -> Result<StoreUrl, ConfigError> {

@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use session_layer::store::MemoryStore;
 use tokio::sync::watch;
 
+use crate::cluster::{self, Sources};
 use crate::config::SessionSettings;
 use crate::drain::{self, Limits};
 use crate::node::{self, Layers, Node, Readiness};
@@ -56,6 +57,9 @@ pub(crate) async fn run(listen: SocketAddr, settings: &SessionSettings) -> Resul
         tracing::info!("node {name} listens on http://{address}");
         nodes.push(node);
         addresses.push(address);
+    }
+    for node in &nodes {
+        tokio::spawn(cluster::watch(node.clone(), Sources::embedded(&addresses)));
     }
     let asked_to_stop = server::asked_to_stop();
     tracing::info!("the cluster is ready: listening on http://{} (Ctrl-C stops it)", listener.local_addr()?);

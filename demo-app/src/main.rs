@@ -20,6 +20,8 @@ mod compare; // other ways to share sessions, to be compared with
 
 mod headers; // headers that every response carries
 
+mod cluster; // what the dashboard shows
+
 mod metrics; // counts every response
 
 mod unread; // reads on when a request is answered before its end
@@ -77,7 +79,9 @@ fn start() -> Result<(), Fatal> {
     run(async move {
         match config.cluster {
             Cluster::Embedded => embedded::run(config.listen, &config.sessions).await,
-            Cluster::Node { name, store } => node::run(config.listen, name, store, &config.sessions).await,
+            Cluster::Node { name, store, peers } => {
+                node::run(config.listen, name, store, peers, &config.sessions).await
+            }
         }
     })
 }

@@ -3,11 +3,11 @@
 //! Requests are counted by route template, never by path: a path is the client's to invent, and each would be a new time
 //! series.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
@@ -17,13 +17,25 @@ use axum::response::Response;
 use crate::accounts::Verdict;
 use crate::node::Node;
 
+/// How many of the last requests are kept: all that the dashboard shows may have been of one node.
+const RECENT: usize = 20;
+
 /// What this node has done since it started.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<Series, Tally>>,
+    traffic: Mutex<Traffic>,
     logins_right: AtomicU64,
     logins_wrong: AtomicU64,
     logins_busy: AtomicU64,
+}
+
+/// What visitors asked for.
+#[derive(Debug, Default)]
+struct Traffic {
+    count: u64,
+    /// When the last ones came, in milliseconds since 1970.
+    recent: VecDeque<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,9 +56,18 @@ pub(crate) async fn count(State(node): State<Node>, request: Request, next: Next
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = known(request.method());
+    if is_a_visitors(&route) {
+        node.metrics().visited();
+    }
     let response = next.run(request).await;
     node.metrics().request(route, method, response.status(), started.elapsed());
     response
+}
+
+/// Whether people ask for it, as opposed to health checks, dashboards and browsers on their own.
+fn is_a_visitors(route: &str) -> bool {
+    let by_machines = ["/livez", "/readyz", "/metrics", "/favicon.ico"];
+    !by_machines.contains(&route) && !route.starts_with("/static/") && !route.starts_with("/api/cluster")
 }
 
 /// Methods may be invented as well.
@@ -68,6 +89,22 @@ impl Metrics {
         let tally = requests.entry(series).or_default();
         tally.count += 1;
         tally.took += took;
+    }
+
+    fn visited(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let mut traffic = self.traffic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        traffic.count += 1;
+        traffic.recent.push_back(now);
+        if traffic.recent.len() > RECENT {
+            traffic.recent.pop_front();
+        }
+    }
+
+    /// How many requests visitors have made, and when the last ones came.
+    pub(crate) fn traffic(&self) -> (u64, Vec<u64>) {
+        let traffic = self.traffic.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        (traffic.count, traffic.recent.iter().copied().collect())
     }
 
     pub(crate) fn login(&self, verdict: Verdict) {

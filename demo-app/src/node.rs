@@ -20,6 +20,7 @@ use tower_http::trace::{DefaultOnResponse, TraceLayer};
 use tracing::{Level, Span};
 
 use crate::accounts::Accounts;
+use crate::cluster::{self, Picture, Sources, Status};
 use crate::compare::Schemes;
 use crate::config::{ConfigError, SessionSettings, StoreUrl};
 use crate::drain::Limits;
@@ -42,6 +43,7 @@ pub(crate) struct Node(Arc<Inner>);
 struct Inner {
     name: String,
     readiness: watch::Sender<Readiness>,
+    picture: watch::Sender<Arc<Picture>>,
     store_up: Box<dyn Fn() -> bool + Send + Sync>,
     metrics: Metrics,
     accounts: Accounts,
@@ -55,12 +57,24 @@ pub(crate) enum Readiness {
     Draining,
 }
 
+impl Readiness {
+    /// For those who ask.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Readiness::Starting => "starting",
+            Readiness::Ready => "ready",
+            Readiness::Draining => "draining",
+        }
+    }
+}
+
 impl Node {
     /// A node that is starting. `store_up` says whether its store answers.
     pub(crate) fn new(name: String, store_up: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             name,
             readiness: watch::Sender::new(Readiness::Starting),
+            picture: watch::Sender::default(),
             store_up: Box::new(store_up),
             metrics: Metrics::default(),
             accounts: Accounts::new(),
@@ -83,6 +97,23 @@ impl Node {
         &self.0.accounts
     }
 
+    /// The cluster as this node sees it, and as it will see it.
+    pub(crate) fn picture(&self) -> watch::Receiver<Arc<Picture>> {
+        self.0.picture.subscribe()
+    }
+
+    /// Shows another picture of the cluster from now on.
+    pub(crate) fn show(&self, picture: Arc<Picture>) {
+        self.0.picture.send_replace(picture);
+    }
+
+    /// What it tells the other nodes of itself.
+    pub(crate) fn status(&self) -> Status {
+        let (requests, recent) = self.metrics().traffic();
+        let state = self.readiness().word().to_owned();
+        Status { name: self.name().to_owned(), state, store_up: self.store_up(), requests, recent }
+    }
+
     pub(crate) fn readiness(&self) -> Readiness {
         *self.0.readiness.borrow()
     }
@@ -93,7 +124,6 @@ impl Node {
 
     /// Resolves when the node begins to stop. Answers that have no end by themselves, as event streams, end then
     /// (`stream.take_until(…)`); others need not care.
-    #[allow(dead_code, reason = "every answer of today ends by itself")]
     pub(crate) fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut readiness = self.0.readiness.subscribe();
         // The node has gone: it does not get more stopped than that.
@@ -106,20 +136,24 @@ pub(crate) async fn run(
     listen: SocketAddr,
     name: String,
     store: StoreUrl,
+    peers: Vec<String>,
     settings: &SessionSettings,
 ) -> Result<(), Fatal> {
-    let (node, layers) = match store {
-        StoreUrl::Memory => (Node::new(name, || true), Layers::new(MemoryStore::new(), settings)?),
+    let (node, layers, redis) = match store {
+        StoreUrl::Memory => (Node::new(name, || true), Layers::new(MemoryStore::new(), settings)?, None),
         StoreUrl::Redis(url) => {
             // Returns at once and connects behind the scenes: a node starts while Redis is down.
             let store = RedisStore::builder(&url).build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
             let layers = Layers::new(store.clone(), settings)?;
-            (Node::new(name, move || store.is_up()), layers)
+            let observer = store.observe();
+            (Node::new(name, move || store.is_up()), layers, Some(observer))
         }
     };
     let listener = server::bind(listen).await?;
     let asked_to_stop = server::asked_to_stop();
     tracing::info!(server = node.name(), "listening on http://{}", listener.local_addr()?);
+    let sources = Sources { front: (!peers.is_empty()).then_some("nginx"), peers, redis };
+    tokio::spawn(cluster::watch(node.clone(), sources));
     serve(listener, node, layers, Limits::default(), asked_to_stop).await;
     Ok(())
 }

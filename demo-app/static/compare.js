@@ -31,11 +31,9 @@ function mark(item, found) {
 
 function sentence(found) {
   const there = found.filter((one) => one.account).length;
-  const servers = [...new Set(found.map((one) => one.server).filter(Boolean))].sort();
-  const by = servers.length === 1 ? `server ${servers[0]}` : `servers ${servers.join(" and ")}`;
-  if (there === 0) return ["never", `Not logged in at any of ${found.length} refreshes, answered by ${by}.`];
-  if (there === found.length) return ["kept", `Logged in at all ${there} refreshes, answered by ${by}.`];
-  return ["lost", `The login was missing at ${found.length - there} of ${found.length} refreshes, answered by ${by}.`];
+  if (there === 0) return ["never", `Not logged in at any of ${found.length} refreshes.`];
+  if (there === found.length) return ["kept", `Logged in at all ${there} refreshes.`];
+  return ["lost", `The login was missing at ${found.length - there} of ${found.length} refreshes.`];
 }
 
 async function attempt(card, logIn) {

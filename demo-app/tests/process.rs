@@ -17,10 +17,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "LISTEN",
     "SERVER_NAME",
     "REDIS_URL",
+    "PEERS",
     "SESSION_SECRET",
     "SESSION_SECRET_FILE",
     "SESSION_ACCEPTED_SECRETS",
@@ -219,6 +220,41 @@ async fn in_the_embedded_cluster_a_login_holds_on_both_nodes() {
     }
     assert_eq!(browser.send(Method::POST, "/logout", "").await.status, StatusCode::SEE_OTHER);
     assert!(browser.session().await["account"].is_null());
+}
+
+#[tokio::test]
+async fn in_the_embedded_cluster_a_visitor_of_the_sticky_scheme_stays_on_one_node() {
+    let server = Server::embedded();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..30 {
+        let mut browser = Browser::new(&server);
+        let first = browser.get("/compare/sticky/state").await.server;
+        for _ in 0..4 {
+            assert_eq!(browser.get("/compare/sticky/state").await.server, first);
+        }
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 2, "visitors are spread over both");
+}
+
+#[tokio::test]
+async fn the_embedded_clusters_dashboard_shows_both_nodes_and_says_that_there_is_no_redis() {
+    let server = Server::embedded();
+    let mut browser = Browser::new(&server);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let picture: serde_json::Value = serde_json::from_str(&browser.get("/api/cluster").await.body).expect("JSON");
+        let nodes = picture["nodes"].as_array().cloned().unwrap_or_default();
+        if nodes.iter().filter(|node| node["state"] == "ready").count() == 2 {
+            assert_eq!((&nodes[0]["name"], &nodes[1]["name"]), (&"1111".into(), &"2222".into()));
+            assert_eq!((&picture["front"], &picture["store"]), (&"front".into(), &"memory".into()));
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{picture:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let page = browser.get("/cluster").await.body;
+    assert!(page.contains("There is no Redis here"), "{page}");
 }
 
 #[tokio::test]

@@ -21,6 +21,10 @@ pub(crate) fn assets<S: Clone + Send + Sync + 'static>() -> Router<S> {
             "/static/compare.js",
             get(|| file("text/javascript; charset=utf-8", include_str!("../../static/compare.js"))),
         )
+        .route(
+            "/static/cluster.js",
+            get(|| file("text/javascript; charset=utf-8", include_str!("../../static/cluster.js"))),
+        )
         .route("/static/icon.svg", get(icon))
         // Browsers ask for it on their own wherever a page names no icon.
         .route("/favicon.ico", get(icon))

@@ -25,11 +25,9 @@ struct Ready {
 
 /// Whether to send requests here. The store's state is told, and does not count.
 pub(crate) async fn ready(State(node): State<Node>) -> impl IntoResponse {
-    let (code, status) = match node.readiness() {
-        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-        Readiness::Ready => (StatusCode::OK, "ready"),
-        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-    };
+    let readiness = node.readiness();
+    let code = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = readiness.word();
     (code, NO_STORE, Json(Ready { status, store: if node.store_up() { "up" } else { "down" } }))
 }
 

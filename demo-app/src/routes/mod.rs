@@ -12,13 +12,15 @@ mod sessions; // where an account is logged in
 mod compare; // ways to share a session, side by side
 pub(crate) use compare::scheme;
 
+mod cluster; // the dashboard
+
 mod api; // the same as JSON
 
 mod health; // for load balancers and for Prometheus
 
 mod assets; // style, script and icon
 
-mod time; // how times are written
+pub(crate) mod time; // how times are written
 
 pub(crate) use assets::assets;
 
@@ -47,7 +49,7 @@ pub(crate) fn with_sessions() -> Router<Node> {
 
 /// Pages for which no session is asked.
 pub(crate) fn pages() -> Router<Node> {
-    compare::overview()
+    compare::overview().merge(cluster::pages())
 }
 
 /// Routes that must work whatever happens to sessions.
@@ -56,5 +58,6 @@ pub(crate) fn without_sessions() -> Router<Node> {
         .route("/livez", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .merge(cluster::api())
         .merge(assets())
 }

@@ -54,7 +54,10 @@ fn with_a_redis_url_this_is_one_node() {
     ])
     .unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
-    assert_eq!(config.cluster, Cluster::Node { name: "2222".to_owned(), store: StoreUrl::Redis(url.to_owned()) });
+    assert_eq!(
+        config.cluster,
+        Cluster::Node { name: "2222".to_owned(), store: StoreUrl::Redis(url.to_owned()), peers: Vec::new() }
+    );
     assert_eq!(config.listen.port(), 9000);
     assert_eq!(config.sessions.secret.as_ref(), SECRET.as_bytes());
     assert_eq!(config.sessions.accepted.len(), 2);
@@ -85,6 +88,25 @@ fn an_error_names_the_variable_and_says_how_to_mend_it() {
     refused(&[("SESSION_IDLE_TIMEOUT_SECS", "30m")], "SESSION_IDLE_TIMEOUT_SECS", "seconds");
     refused(&[("SESSION_ABSOLUTE_TIMEOUT_SECS", "-1")], "SESSION_ABSOLUTE_TIMEOUT_SECS", "seconds");
     refused(&[("SESSION_DEVELOPMENT", "maybe")], "SESSION_DEVELOPMENT", "neither on nor off");
+}
+
+#[test]
+fn peers_are_hosts_with_ports() {
+    let node = |peers: &str| {
+        read(&[
+            ("REDIS_URL", "memory:"),
+            ("SESSION_SECRET", "a secret for the tests, 32 bytes or more"),
+            ("PEERS", peers),
+        ])
+    };
+    let Ok(Config { cluster: Cluster::Node { peers, .. }, .. }) = node("app1:8080, [::1]:81,") else {
+        panic!("refused")
+    };
+    assert_eq!(peers, ["app1:8080", "[::1]:81"]);
+    for wrong in ["app1", "app1:", "http://app1:8080", "a b:1", "user@app1:80"] {
+        let error = node(wrong).unwrap_err();
+        assert!(error.starts_with("PEERS: ") && error.contains("app1:8080,app2:8080"), "{error}");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod client;
 
+pub(crate) mod redis; // pictures of it
+
 mod drain; // the end that nobody notices
 
 mod timing; // what must be longer than what, across the files of the cluster
@@ -17,6 +19,8 @@ mod login; // accounts
 mod sessions; // where an account is logged in
 
 mod compare; // the schemes side by side
+
+mod cluster; // the dashboard
 
 mod api; // the JSON routes
 

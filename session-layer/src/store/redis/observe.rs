@@ -70,7 +70,6 @@ pub enum Observed {
 
 /// One picture of servers and sentinels. Addresses are `host:port`, as the sentinels spell them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Observation {
     /// Who leads, by the newest word of the sentinels; without sentinels, the one server. It may be down.
     pub master: Option<String>,
@@ -82,7 +81,6 @@ pub struct Observation {
 
 /// A Redis server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct ObservedServer {
     /// Its address.
     pub address: String,
@@ -114,7 +112,6 @@ pub enum Replication {
 
 /// A replica, as its master sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Follower {
     /// Its address.
     pub address: String,
@@ -128,7 +125,6 @@ pub struct Follower {
 
 /// A sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct ObservedSentinel {
     /// Its address.
     pub address: String,
@@ -138,7 +134,6 @@ pub struct ObservedSentinel {
 
 /// What a sentinel says of the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Word {
     /// Whom it names.
     pub master: String,
@@ -150,7 +145,6 @@ pub struct Word {
 
 /// What a sentinel published. Each sentinel reports by itself, so that the same thing comes up to three times from three.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct SentinelEvent {
     /// When it came here.
     pub at: SystemTime,
@@ -274,14 +268,26 @@ impl Looker {
     async fn watch_server(self: Arc<Self>, address: Address) {
         self.show_server(&address, None);
         loop {
-            if let Ok((connection, _)) = Connection::open(&address, &self.login, 0, RespVersion::RESP2).await {
-                while let Ok(replication) = within(TIMEOUT, ask_server(&connection)).await {
-                    self.show_server(&address, replication);
-                    self.pause().await;
+            // A connection that was cut says nothing yet: sentinels have a server cut all of them when its role changes. Who
+            // cannot be asked on a new one either does not answer.
+            let asked = async {
+                let (connection, _) = Connection::open(&address, &self.login, 0, RespVersion::RESP2).await?;
+                let first = within(TIMEOUT, ask_server(&connection)).await?;
+                Ok::<_, CallError>((connection, first))
+            };
+            let Ok((connection, mut replication)) = asked.await else {
+                self.show_server(&address, None);
+                self.pause().await;
+                continue;
+            };
+            loop {
+                self.show_server(&address, replication);
+                self.pause().await;
+                match within(TIMEOUT, ask_server(&connection)).await {
+                    Ok(answer) => replication = answer,
+                    Err(_) => break,
                 }
             }
-            self.show_server(&address, None);
-            self.pause().await;
         }
     }
 
