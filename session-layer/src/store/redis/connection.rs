@@ -1,33 +1,51 @@
 //! One connection to one server, which is never mended.
 //!
-//! The client's own reconnecting is off: it would keep commands of a lost connection and send them again later, when whoever asked
-//! has long been told that they failed. Here a lost connection stays lost, and everything that was on its way with it is dropped:
-//! what waits in the client's queue and what it has not yet handed to the socket go with its task, and what the socket has not yet
-//! sent goes with the socket (it lingers for no time at all, so that closing resets it).
+//! A lost connection stays lost, and everything that was on its way with it is dropped: what was not yet handed to the socket goes with
+//! the task, and what the socket has not yet sent goes with the socket (it lingers for no time at all, so that closing resets it). So
+//! nothing that somebody was told has failed is sent later.
+//!
+//! Requests that come together share a packet, each way. That is most of what a round trip costs: one write per command took a
+//! quarter of a node's time, and one read per command as much of Redis'.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use fred::clients::Client;
-use fred::interfaces::{ClientLike, EventInterface, KeysInterface, PubsubInterface};
-use fred::types::config::{Config, ConnectionConfig, ServerConfig, TcpConfig};
-use fred::types::{ClusterHash, CustomCommand, Message, Resp3Frame as Frame, RespVersion, Value, Version};
-use tokio::sync::broadcast;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::resp::{self, Frame};
 use super::url::{Address, Login};
 
 /// For each of: connecting, and the first commands (`HELLO`, `SELECT`).
 const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How much is read at once at least. What a node's requests ask for in one packet comes back in a few.
+const READ_SIZE: usize = 16 * 1024;
+/// What the server says unasked is kept for a listener that is slow to take it.
+const KEPT_UNASKED: usize = 256;
+/// A buffer that one large commit has grown beyond this is not kept.
+const KEPT_SIZE: usize = 256 * 1024;
+
+/// RESP3 for servers, where it tells a map from a list and carries what the server says unasked; sentinels speak RESP2 everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Resp2,
+    Resp3,
+}
 
 pub(super) struct Connection {
-    client: Client,
+    wire: Arc<Wire>,
     task: AbortHandle,
+    server_version: Option<String>,
 }
 
 /// Tells when a [`Connection`] is lost.
-pub(super) struct Lost(JoinHandle<Result<(), fred::error::Error>>);
+pub(super) struct Lost(JoinHandle<String>);
 
 /// Why a command has no answer that can be used.
 #[derive(Debug)]
@@ -38,76 +56,123 @@ pub(super) enum CallError {
     Server(String),
 }
 
+/// What callers and the connection's task share.
+struct Wire {
+    queue: Mutex<Queue>,
+    /// There is something to send.
+    filled: Notify,
+    unasked: broadcast::Sender<Vec<Frame>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Commands that were not yet handed to the socket.
+    out: Vec<u8>,
+    /// Who waits for the next answers, in the order in which the server gives them.
+    waiting: VecDeque<oneshot::Sender<Frame>>,
+    /// What is published comes on this connection.
+    subscribed: bool,
+    lost: bool,
+}
+
 impl Connection {
-    /// `RESP3` for servers, where it tells a map from a list and later carries invalidations; sentinels speak RESP2 everywhere.
     pub(super) async fn open(
         address: &Address,
         login: &Login,
         database: u8,
-        version: RespVersion,
+        protocol: Protocol,
     ) -> Result<(Self, Lost), CallError> {
-        let config = Config {
-            server: ServerConfig::new_centralized(address.host.as_str(), address.port),
-            username: login.user.clone(),
-            password: login.password.clone(),
-            database: (database != 0).then_some(database),
-            version,
-            fail_fast: true,
-            ..Config::default()
-        };
-        let connection = ConnectionConfig {
-            connection_timeout: OPEN_TIMEOUT,
-            internal_command_timeout: OPEN_TIMEOUT,
-            max_command_attempts: 1,
-            tcp: TcpConfig { nodelay: Some(true), linger: Some(Duration::ZERO), ..TcpConfig::default() },
-            ..ConnectionConfig::default()
-        };
-        let client = Client::new(config, None, Some(connection), None);
-        // Asked for before connecting, or the news could come before we listen.
-        let mut connected = client.reconnect_rx();
-        let mut lost = Lost(client.connect());
-        // From here on dropping `this` stops the client's task, also when this future is dropped halfway.
-        let this = Self { task: lost.0.abort_handle(), client };
-        tokio::select! {
-            _ = connected.recv() => Ok((this, lost)),
-            error = lost.wait() => Err(error),
+        let stream = within(OPEN_TIMEOUT, connect(address)).await?;
+        let wire = Arc::new(Wire {
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            unasked: broadcast::Sender::new(KEPT_UNASKED),
+        });
+        let task = tokio::spawn(run(stream, Closing(Arc::clone(&wire))));
+        // From here on dropping `this` stops the task, also when this future is dropped halfway.
+        let mut this = Self { wire, task: task.abort_handle(), server_version: None };
+        within(OPEN_TIMEOUT, this.greet(login, database, protocol)).await?;
+        Ok((this, Lost(task)))
+    }
+
+    async fn greet(&mut self, login: &Login, database: u8, protocol: Protocol) -> Result<(), CallError> {
+        let credentials = login.password.as_ref().map(|password| {
+            // The user that a bare password is for has this name since there are users.
+            let user = login.user.as_deref().unwrap_or("default");
+            [Bytes::copy_from_slice(user.as_bytes()), Bytes::copy_from_slice(password.as_bytes())]
+        });
+        match protocol {
+            Protocol::Resp3 => {
+                let mut arguments = vec![Bytes::from_static(b"3")];
+                if let Some(credentials) = credentials {
+                    arguments.push(Bytes::from_static(b"AUTH"));
+                    arguments.extend(credentials);
+                }
+                let hello = self.call("HELLO", arguments).await?;
+                self.server_version = version(&hello);
+            }
+            Protocol::Resp2 => {
+                if let Some(credentials) = credentials {
+                    self.call("AUTH", credentials.into()).await?;
+                }
+            }
         }
+        if database != 0 {
+            self.call("SELECT", vec![database.to_string().into()]).await?;
+        }
+        Ok(())
     }
 
     /// Sends a command at once; the order of calls is the order on the wire.
-    pub(super) async fn call(&self, command: &'static str, arguments: Vec<Value>) -> Result<Frame, CallError> {
-        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        match self.client.custom_raw(command, arguments).await {
-            Ok(Frame::SimpleError { data, .. }) => Err(CallError::Server(data.to_string())),
-            Ok(Frame::BlobError { data, .. }) => Err(CallError::Server(String::from_utf8_lossy(&data).into_owned())),
-            Ok(frame) => Ok(frame),
-            Err(error) => Err(lost(error)),
+    pub(super) async fn call(&self, command: &'static str, arguments: Vec<Bytes>) -> Result<Frame, CallError> {
+        let answer = self.send(|queue| queue.put(command, &arguments))?;
+        drop(arguments);
+        received(answer.await)
+    }
+
+    /// A HASH and its time to live (`HGETALL`, `PTTL`), in one packet.
+    pub(super) async fn read(&self, key: Bytes) -> Result<(Frame, i64), CallError> {
+        let key = [key];
+        let (fields, ttl) = self.send(|queue| (queue.put("HGETALL", &key), queue.put("PTTL", &key)))?;
+        let fields = received(fields.await)?;
+        match received(ttl.await)? {
+            Frame::Number { data: ttl } => Ok((fields, ttl)),
+            _ => Err(CallError::Server("PTTL has an unknown form".to_owned())),
         }
     }
 
-    /// A HASH and its time to live (`HGETALL`, `PTTL`), in one write.
-    ///
-    /// The client holds a command back while another one waits behind it, so that both leave together; except a custom command,
-    /// which it sends at once. So the first of the two is not one.
-    pub(super) async fn read(&self, key: Bytes) -> Result<(Frame, i64), CallError> {
-        let (ttl, fields) = tokio::join!(self.client.pttl(key.clone()), self.call("HGETALL", vec![Value::Bytes(key)]));
-        // An error of the server fails both; only the second one tells it from a lost connection.
-        Ok((fields?, ttl.map_err(lost)?))
+    fn send<T>(&self, put: impl FnOnce(&mut Queue) -> T) -> Result<T, CallError> {
+        let mut queue = self.wire.queue();
+        if queue.lost {
+            return Err(lost());
+        }
+        let was_empty = queue.out.is_empty();
+        let answers = put(&mut queue);
+        drop(queue);
+        if was_empty {
+            self.wire.filled.notify_one();
+        }
+        Ok(answers)
     }
 
-    /// Asks for everything that is published on the server; only [`messages`](Self::messages) are of use on this connection then.
+    /// Asks for everything that is published on the server; only [`unasked`](Self::unasked) is of use on this connection then.
+    /// Under RESP2, where what is published looks like any other answer.
     pub(super) async fn subscribe_to_all(&self) -> Result<(), CallError> {
-        self.client.psubscribe("*").await.map_err(lost)
+        let answer = self.send(|queue| {
+            queue.subscribed = true;
+            queue.put("PSUBSCRIBE", &[Bytes::from_static(b"*")])
+        })?;
+        received(answer.await).map(drop)
     }
 
-    /// What is published from here on.
-    pub(super) fn messages(&self) -> broadcast::Receiver<Message> {
-        self.client.message_rx()
+    /// What the server says from here on without having been asked: each time a list of words.
+    pub(super) fn unasked(&self) -> broadcast::Receiver<Vec<Frame>> {
+        self.wire.unasked.subscribe()
     }
 
-    /// What the server said about itself when it was connected to, if it may say that.
-    pub(super) fn server_version(&self) -> Option<Version> {
-        self.client.server_version()
+    /// What the server said about itself when it was connected to.
+    pub(super) fn server_version(&self) -> Option<&str> {
+        self.server_version.as_deref()
     }
 
     pub(super) fn close(&self) {
@@ -121,11 +186,134 @@ impl Drop for Connection {
     }
 }
 
+impl Wire {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        // Nothing panics between changes that belong together.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands an answer to whoever waits for it, and what nobody asked for to whoever listens.
+    fn deliver(&self, frame: Frame) -> Result<(), &'static str> {
+        let mut queue = self.queue();
+        match frame {
+            Frame::Push { data } => drop(self.unasked.send(data)),
+            Frame::Array { data } if queue.subscribed && is_published(&data) => drop(self.unasked.send(data)),
+            frame => {
+                let waiting = queue.waiting.pop_front().ok_or("the server answers what nobody asked")?;
+                // Whoever asked may have given up.
+                drop(waiting.send(frame));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// RESP2 has no kind of its own for what is published.
+fn is_published(words: &[Frame]) -> bool {
+    matches!(words.first(), Some(Frame::BlobString { data }) if data == "pmessage" || data == "message")
+}
+
+impl Queue {
+    fn put(&mut self, command: &str, arguments: &[Bytes]) -> oneshot::Receiver<Frame> {
+        resp::write(&mut self.out, command, arguments);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.push_back(sender);
+        receiver
+    }
+}
+
+/// However the task ends, nobody waits for it any longer, and nothing that was not sent is kept.
+struct Closing(Arc<Wire>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        *self.0.queue() = Queue { lost: true, ..Queue::default() };
+    }
+}
+
+async fn connect(address: &Address) -> Result<TcpStream, CallError> {
+    let stream = async {
+        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        stream.set_nodelay(true)?;
+        stream.set_zero_linger()?;
+        Ok(stream)
+    };
+    stream.await.map_err(|error: io::Error| CallError::Lost(error.to_string()))
+}
+
+/// The connection's task: writes and reads until one of them fails. Returns the reason.
+async fn run(mut stream: TcpStream, wire: Closing) -> String {
+    let (mut reader, mut writer) = stream.split();
+    let write = async {
+        let mut bytes = Vec::new();
+        loop {
+            wire.0.filled.notified().await;
+            // Whoever asked for this was woken by a packet, and others with it: they get their turn first, and their commands go along.
+            tokio::task::yield_now().await;
+            std::mem::swap(&mut bytes, &mut wire.0.queue().out);
+            if let Err(error) = writer.write_all(&bytes).await {
+                return error.to_string();
+            }
+            bytes.clear();
+            bytes.shrink_to(KEPT_SIZE);
+        }
+    };
+    let read = async {
+        let mut bytes = BytesMut::with_capacity(READ_SIZE);
+        loop {
+            bytes.reserve(READ_SIZE);
+            match reader.read_buf(&mut bytes).await {
+                Ok(0) => return "the server closed the connection".to_owned(),
+                Ok(_) => {}
+                Err(error) => return error.to_string(),
+            }
+            loop {
+                match resp::read(&mut bytes) {
+                    Ok(None) => break,
+                    Ok(Some(frame)) => {
+                        if let Err(reason) = wire.0.deliver(frame) {
+                            return reason.to_owned();
+                        }
+                    }
+                    Err(error) => return error.to_string(),
+                }
+            }
+        }
+    };
+    tokio::select! {
+        reason = write => reason,
+        reason = read => reason,
+    }
+}
+
+fn received(answer: Result<Frame, oneshot::error::RecvError>) -> Result<Frame, CallError> {
+    match answer {
+        Ok(Frame::SimpleError { data } | Frame::BlobError { data }) => {
+            Err(CallError::Server(String::from_utf8_lossy(&data).into_owned()))
+        }
+        Ok(frame) => Ok(frame),
+        Err(_) => Err(lost()),
+    }
+}
+
+fn lost() -> CallError {
+    CallError::Lost("the connection is lost".to_owned())
+}
+
+fn version(hello: &Frame) -> Option<String> {
+    let Frame::Map { data } = hello else { return None };
+    data.iter().find_map(|pair| match pair {
+        (Frame::BlobString { data: name }, Frame::BlobString { data: version }) if name == "version" => {
+            Some(String::from_utf8_lossy(version).into_owned())
+        }
+        _ => None,
+    })
+}
+
 impl Lost {
     pub(super) async fn wait(&mut self) -> CallError {
         CallError::Lost(match (&mut self.0).await {
-            Ok(Ok(())) => "the connection was closed".to_owned(),
-            Ok(Err(error)) => error.details().to_owned(),
+            Ok(reason) => reason,
             Err(stopped) => stopped.to_string(),
         })
     }
@@ -150,10 +338,6 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
-
-fn lost(error: fred::error::Error) -> CallError {
-    CallError::Lost(error.details().to_owned())
-}
 
 /// A command that must be answered within some time.
 pub(super) async fn within<T>(

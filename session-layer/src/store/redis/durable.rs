@@ -8,12 +8,13 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use fred::types::{Resp3Frame as Frame, Value};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connection::{CallError, Connection, within};
+use super::resp::Frame;
 
 /// How long one `WAIT` waits. Shorter than the watchdog's patience; as often as needed.
 const SLICE: Duration = Duration::from_millis(200);
@@ -39,7 +40,7 @@ impl Drop for Durable {
 
 struct Job {
     /// As for `EVALSHA`, from the digest on.
-    arguments: Vec<Value>,
+    arguments: Vec<Bytes>,
     deadline: Instant,
     answer: oneshot::Sender<Answer>,
 }
@@ -69,7 +70,7 @@ impl Durable {
     }
 
     /// One attempt. Dropping it does not take back what was sent.
-    pub(super) async fn run(&self, arguments: Vec<Value>, deadline: Instant) -> Answer {
+    pub(super) async fn run(&self, arguments: Vec<Bytes>, deadline: Instant) -> Answer {
         let gone = || CallError::Lost("the connection for durable commits is gone".to_owned());
         let (answer, receiver) = oneshot::channel();
         self.queue.send(Job { arguments, deadline, answer }).map_err(|_| gone())?;
@@ -126,7 +127,7 @@ async fn round(
     jobs: &[Job],
     replicas: u32,
 ) -> Result<(Vec<Result<Frame, CallError>>, u32), CallError> {
-    let number = |number: u128| Value::Bytes(number.to_string().into());
+    let number = |number: u128| Bytes::from(number.to_string());
     let wait = vec![number(replicas.into()), number(SLICE.as_millis())];
     let scripts = async {
         let calls = jobs.iter().map(|job| Box::pin(connection.call("EVALSHA", job.arguments.clone())));

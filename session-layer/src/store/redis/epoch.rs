@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fred::types::{Resp3Frame as Frame, RespVersion, Value};
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::clock::{Clock, Samples};
-use super::connection::{CallError, Connection, Lost, within};
+use super::connection::{CallError, Connection, Lost, Protocol, within};
 use super::durable::Durable;
+use super::resp::Frame;
 use super::scripts::Script;
 use super::url::{Address, Login};
 
@@ -24,7 +25,7 @@ pub(super) struct Epoch {
     pub(super) server: Address,
     pub(super) connection: Connection,
     /// The SHA-1 of each script, as the server gave it.
-    digests: [Value; Script::ALL.len()],
+    digests: [Bytes; Script::ALL.len()],
     /// The connection for commits that replicas must have, if any must.
     durable: Option<Durable>,
     clock: Mutex<Samples>,
@@ -58,17 +59,17 @@ impl Epoch {
         database: u8,
         replicas: u32,
     ) -> Result<(Self, Lost), CallError> {
-        let opened = Connection::open(server, login, database, RespVersion::RESP3).await;
+        let opened = Connection::open(server, login, database, Protocol::Resp3).await;
         let (connection, lost) = opened.map_err(explain)?;
         if let Some(version) = connection.server_version()
-            && version.major < OLDEST_VERSION
+            && major(version).is_some_and(|major| major < OLDEST_VERSION)
         {
-            return Err(too_old(&version.to_string()));
+            return Err(too_old(version));
         }
         let mut epoch = Self {
             server: server.clone(),
             connection,
-            digests: std::array::from_fn(|_| Value::Null),
+            digests: std::array::from_fn(|_| Bytes::new()),
             durable: None,
             clock: Mutex::new(Samples::new()),
             exit: Arc::default(),
@@ -79,8 +80,7 @@ impl Epoch {
         epoch.check_role().await?;
         epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
         if replicas > 0 {
-            let (connection, _) =
-                Connection::open(server, login, database, RespVersion::RESP3).await.map_err(explain)?;
+            let (connection, _) = Connection::open(server, login, database, Protocol::Resp3).await.map_err(explain)?;
             let exit = Arc::clone(&epoch.exit);
             epoch.durable = Some(Durable::start(connection, replicas, move |error| exit.take(&error)));
         }
@@ -115,7 +115,7 @@ impl Epoch {
     /// Whether any replica was heard of in the last seconds. `ROLE` would list a silent one for a minute.
     pub(super) async fn has_live_replica(&self) -> Result<bool, CallError> {
         let info =
-            within(CHECK_TIMEOUT, self.connection.call("INFO", vec![Value::from_static_str("replication")])).await?;
+            within(CHECK_TIMEOUT, self.connection.call("INFO", vec![Bytes::from_static(b"replication")])).await?;
         match info {
             Frame::BlobString { data, .. } | Frame::VerbatimString { data, .. } => {
                 Ok(String::from_utf8_lossy(&data).lines().any(is_live_replica))
@@ -140,7 +140,7 @@ impl Epoch {
 
     /// Runs a script. One that the server has forgotten (`SCRIPT FLUSH`, a restart that the connection outlived) is loaded again,
     /// once.
-    pub(super) async fn run(&self, script: Script, arguments: impl Fn() -> Vec<Value>) -> Result<Frame, CallError> {
+    pub(super) async fn run(&self, script: Script, arguments: impl Fn() -> Vec<Bytes>) -> Result<Frame, CallError> {
         let call = || {
             let mut arguments = arguments();
             arguments.insert(0, self.digests[script as usize].clone());
@@ -160,7 +160,7 @@ impl Epoch {
         &self,
         script: Script,
         deadline: Instant,
-        arguments: impl Fn() -> Vec<Value>,
+        arguments: impl Fn() -> Vec<Bytes>,
     ) -> Result<(Frame, bool), CallError> {
         let Some(durable) = &self.durable else { return self.run(script, arguments).await.map(|frame| (frame, true)) };
         let call = || {
@@ -177,12 +177,12 @@ impl Epoch {
         }
     }
 
-    async fn load_scripts(&self) -> Result<[Value; Script::ALL.len()], CallError> {
-        let mut digests = std::array::from_fn(|_| Value::Null);
+    async fn load_scripts(&self) -> Result<[Bytes; Script::ALL.len()], CallError> {
+        let mut digests = std::array::from_fn(|_| Bytes::new());
         for (digest, script) in digests.iter_mut().zip(Script::ALL) {
-            let arguments = vec![Value::from_static_str("LOAD"), Value::from_static_str(script.text())];
+            let arguments = vec![Bytes::from_static(b"LOAD"), Bytes::from_static(script.text().as_bytes())];
             match self.connection.call("SCRIPT", arguments).await? {
-                Frame::BlobString { data, .. } => *digest = Value::Bytes(data),
+                Frame::BlobString { data, .. } => *digest = data,
                 _ => return Err(CallError::Server("SCRIPT LOAD has an unknown form".to_owned())),
             }
         }
@@ -225,11 +225,15 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn explain(error: CallError) -> CallError {
     match &error {
-        CallError::Lost(message) if message.contains("unknown command") && message.contains("HELLO") => {
+        CallError::Server(message) if message.contains("unknown command") && message.contains("HELLO") => {
             too_old("5 or less")
         }
         _ => error,
     }
+}
+
+fn major(version: &str) -> Option<u64> {
+    version.split('.').next()?.parse().ok()
 }
 
 fn too_old(version: &str) -> CallError {

@@ -1,8 +1,8 @@
 //! Sessions in Redis: one HASH per session, one script per commit.
 //!
-//! The only place that names the Redis client. In the order of a command's life: where Redis is (`url`), who leads
-//! (`topology`, `sentinel`, `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`), what is asked (`keys`, `scripts`),
-//! what it answers (`reply`). Beside them `observe`, for people to look at.
+//! The only place that talks to Redis. In the order of a command's life: where Redis is (`url`), who leads (`topology`, `sentinel`,
+//! `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and what they speak (`resp`), what is asked (`keys`,
+//! `scripts`), what it answers (`reply`). Beside them `observe`, for people to look at.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +31,8 @@ use epoch::Epoch;
 
 mod connection;
 use connection::CallError;
+
+mod resp;
 
 mod durable;
 

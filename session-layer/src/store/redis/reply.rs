@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use fred::types::Resp3Frame as Frame;
 
 use super::clock::Clock;
 use super::keys::{self, Keys};
+use super::resp::Frame;
 use crate::commit::{Commit, Reply};
 use crate::delta::Change;
 use crate::error::Limit;
@@ -269,9 +269,9 @@ mod tests {
     use crate::commit::Action;
 
     fn hash(fields: &[(&str, &[u8])]) -> Frame {
-        let blob = |bytes: &[u8]| Frame::BlobString { data: Bytes::copy_from_slice(bytes), attributes: None };
+        let blob = |bytes: &[u8]| Frame::BlobString { data: Bytes::copy_from_slice(bytes) };
         let data = fields.iter().map(|(name, value)| (blob(name.as_bytes()), blob(value))).collect();
-        Frame::Map { data, attributes: None }
+        Frame::Map { data }
     }
 
     fn load(fields: &[(&str, &[u8])], ttl: i64) -> Result<Loaded, StoreError> {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     fn reply(text: &[u8]) -> Result<Reply, StoreError> {
-        committed(Frame::BlobString { data: Bytes::copy_from_slice(text), attributes: None }, &commit())
+        committed(Frame::BlobString { data: Bytes::copy_from_slice(text) }, &commit())
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use fred::types::Value;
 
 use super::keys::Keys;
 use crate::commit::{AboveLimit, Action, Commit, Renewal, Revocation, Revoke, Start};
@@ -45,7 +44,7 @@ pub(super) fn script(commit: &Commit) -> Script {
 }
 
 /// What follows the script's name: the number of keys, the keys, the arguments. `deadline` is in microseconds of Redis' clock.
-pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Value> {
+pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Bytes> {
     let id = commit.action.id();
     let session = keys.session(id);
     let record = keys.commit(id, &commit.id);
@@ -109,7 +108,7 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Valu
 }
 
 /// The same for a prolongation.
-pub(super) fn touching(keys: &Keys, id: &SessionId) -> Vec<Value> {
+pub(super) fn touching(keys: &Keys, id: &SessionId) -> Vec<Bytes> {
     let mut arguments = Arguments(Vec::with_capacity(3));
     arguments.number(1);
     arguments.bytes(keys.session(id));
@@ -118,7 +117,7 @@ pub(super) fn touching(keys: &Keys, id: &SessionId) -> Vec<Value> {
 }
 
 /// The same for the list of a principal's sessions.
-pub(super) fn listing(keys: &Keys, principal: &str) -> Vec<Value> {
+pub(super) fn listing(keys: &Keys, principal: &str) -> Vec<Bytes> {
     let mut arguments = Arguments(Vec::with_capacity(2));
     arguments.number(1);
     arguments.bytes(keys.principal(principal));
@@ -126,7 +125,7 @@ pub(super) fn listing(keys: &Keys, principal: &str) -> Vec<Value> {
 }
 
 /// The same for a revocation.
-pub(super) fn revoking(keys: &Keys, revocation: &Revocation, deadline: u64) -> Vec<Value> {
+pub(super) fn revoking(keys: &Keys, revocation: &Revocation, deadline: u64) -> Vec<Bytes> {
     let (which, session) = match &revocation.which {
         Revoke::One(session) => ("one", keys.listed(session)),
         Revoke::Others(session) => ("others", keys.listed(session)),
@@ -187,15 +186,15 @@ impl<'a> Kind<'a> {
     }
 }
 
-struct Arguments(Vec<Value>);
+struct Arguments(Vec<Bytes>);
 
 impl Arguments {
     fn bytes(&mut self, bytes: impl Into<Bytes>) {
-        self.0.push(Value::Bytes(bytes.into()));
+        self.0.push(bytes.into());
     }
 
     fn text(&mut self, text: &'static str) {
-        self.0.push(Value::from_static_str(text));
+        self.0.push(Bytes::from_static(text.as_bytes()));
     }
 
     fn number(&mut self, number: u64) {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::types::{Resp3Frame as Frame, RespVersion, Value};
+use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connection::{CallError, Connection, within};
+use super::connection::{CallError, Connection, Protocol, within};
+use super::resp::Frame;
 use super::url::{Address, Login};
 
 /// How long one sentinel may take, connecting included.
@@ -88,7 +89,7 @@ impl Sentinel {
             let connection = match &mut connection {
                 Some(connection) => connection,
                 none => {
-                    let opened = Connection::open(&self.address, &Login::default(), 0, RespVersion::RESP2).await?;
+                    let opened = Connection::open(&self.address, &Login::default(), 0, Protocol::Resp2).await?;
                     none.insert(opened.0)
                 }
             };
@@ -100,7 +101,7 @@ impl Sentinel {
     }
 
     async fn question(&self, connection: &Connection) -> Result<Option<Answer>, CallError> {
-        let ask = |what| vec![Value::from_static_str(what), Value::from(self.master.as_str())];
+        let ask = |what: &'static str| vec![Bytes::from(what), Bytes::copy_from_slice(self.master.as_bytes())];
         // In this order: should a failover end between the two, the address is at least as new as the epoch.
         let (details, address) = tokio::join!(
             connection.call("SENTINEL", ask("MASTER")),

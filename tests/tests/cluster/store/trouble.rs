@@ -111,8 +111,7 @@ async fn what_each_error_of_the_server_means() {
         ("NOREPLICAS Not enough good replicas to write.", Repeat),
         ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", Repeat),
         ("TRYAGAIN Multiple keys request during rehashing of slot", Repeat),
-        // The client closes the connection by itself.
-        ("CLUSTERDOWN The cluster is down", Leave),
+        ("CLUSTERDOWN The cluster is down", Repeat),
         ("OOM command not allowed when used memory > 'maxmemory'.", Fail),
         ("MISCONF Errors writing to the AOF file: No space left on device", Fail),
         ("NOPERM User nobody has no permissions to run the 'evalsha' command", Fail),
