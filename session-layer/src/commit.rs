@@ -493,6 +493,52 @@ mod tests {
         assert_eq!(next(&step, target, seen, &delta, &Reply::RolledBack), Next::Then(Step::Gone), "{steps:?}");
     }
 
+    /// Rows: the action, and the ID after it, who is logged in by it, whether a session ends by it.
+    #[test]
+    fn an_action_says_what_it_is_about() {
+        let start = |principal: Option<&str>| Start {
+            created_on: SystemTime::UNIX_EPOCH,
+            idle_timeout: Duration::from_secs(60),
+            absolute_timeout: None,
+            principal: principal.map(str::to_owned),
+        };
+        let renew = |renewal| Action::Renew(id(), successor(), renewal);
+        let log_in = Renewal::LogIn { principal: "alice".into(), absolute_timeout: None };
+        let replace = |principal| Renewal::Replace { start: start(principal), linked: true };
+        #[rustfmt::skip]
+        let table = [
+            (Action::Create(id(), start(None)),          Some(id()),        None,          false),
+            (Action::Create(id(), start(Some("alice"))), Some(id()),        Some("alice"), false),
+            (Action::Apply(id()),                        Some(id()),        None,          false),
+            (renew(Renewal::Keep),                       Some(successor()), None,          false),
+            (renew(log_in),                              Some(successor()), Some("alice"), false),
+            (renew(replace(None)),                       Some(successor()), None,          true),
+            (renew(replace(Some("alice"))),              Some(successor()), Some("alice"), true),
+            (Action::Destroy(id()),                      None,              None,          true),
+        ];
+        for (action, target, logs_in, ends) in table {
+            assert_eq!(*action.id(), id(), "{action:?}");
+            assert_eq!(action.target().copied(), target, "{action:?}");
+            assert_eq!(action.logs_in(), logs_in, "{action:?}");
+            assert_eq!(action.ends_session(), ends, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_session_that_may_be_alive_has_an_id() {
+        assert_eq!([Seen::Unseen(id()), alive()].map(|seen| seen.id()), [Some(id()); 2]);
+        for seen in [Seen::Nobody, Seen::Absent, Seen::Ended { successor: Some(successor()) }] {
+            assert_eq!(seen.id(), None, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn commit_ids_do_not_repeat_and_are_shown_in_hexadecimal() {
+        assert_ne!(CommitId::random(), CommitId::random());
+        let id = CommitId([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]);
+        assert_eq!(format!("{id:?}"), "CommitId(000102030405060708090a0b0c0d0eff)");
+    }
+
     #[test]
     fn a_login_that_followed_gives_the_browser_the_successor() {
         let (delta, seen) = (delta(&["set", "login"]), Seen::Ended { successor: Some(successor()) });

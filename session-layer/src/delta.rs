@@ -344,6 +344,57 @@ mod tests {
         assert_eq!(left, [("b", &b"2"[..]), ("d", &b"5"[..])]);
     }
 
+    /// What `a` is after what a request changed first, and then.
+    #[track_caller]
+    fn merged(first: &[Change], then: &[Change], expected: Change) {
+        let [mut merged, later] = [first, then].map(|changes| {
+            let mut delta = Delta::default();
+            for change in changes {
+                delta.changes.insert("a".to_owned(), change.clone());
+            }
+            delta
+        });
+        merged.merge(later).unwrap();
+        assert_eq!(merged.changes["a"], expected);
+        assert_eq!(merged.changes.len(), 1);
+    }
+
+    #[test]
+    fn what_was_changed_later_comes_on_top_of_what_was_changed_first() {
+        use Change::{Add, Remove};
+        merged(&[set("1")], &[], set("1"));
+        merged(&[], &[Remove], Remove);
+        merged(&[set("1")], &[set("2")], set("2"));
+        merged(&[set("1")], &[Remove], Remove);
+        merged(&[set("1")], &[Add(2)], set("3"));
+        merged(&[Remove], &[set("1")], set("1"));
+        merged(&[Remove], &[Add(2)], set("2"));
+        merged(&[Add(1)], &[Add(2)], Add(3));
+        let mut first = Delta::default();
+        first.set("text", Bytes::from_static(b"\"x\""));
+        let mut later = Delta::default();
+        later.add("text", 1).unwrap();
+        assert!(first.merge(later).unwrap_err().is_not_a_counter());
+    }
+
+    #[test]
+    fn what_starts_anew_leaves_nothing_of_what_was_changed_first() {
+        for end in [Delta::clear, Delta::destroy] {
+            let mut first = Delta::default();
+            first.set("a", Bytes::from_static(b"1"));
+            let mut later = Delta::default();
+            end(&mut later);
+            later.set("b", Bytes::from_static(b"2"));
+            first.merge(later.clone()).unwrap();
+            assert_eq!(first, later);
+        }
+        let (mut first, mut later) = (Delta::default(), Delta::default());
+        first.set("a", Bytes::from_static(b"1"));
+        later.log_in("alice".into(), false);
+        first.merge(later).unwrap();
+        assert_eq!((first.identity, first.changes.len()), (Identity::LogIn("alice".into()), 1));
+    }
+
     #[track_caller]
     fn identity(steps: &[&str], expected: Identity) {
         let mut delta = Delta::default();
@@ -377,6 +428,26 @@ mod tests {
     }
 
     #[test]
+    fn a_login_of_somebody_else_takes_nothing_over() {
+        let log_in = |other| {
+            let mut delta = Delta::default();
+            delta.log_in("bob".into(), other);
+            (delta.replaces(), delta.overlay("a", Some(Bytes::from_static(b"1"))).is_some())
+        };
+        assert_eq!(log_in(true), (true, false));
+        assert_eq!(log_in(false), (false, true));
+    }
+
+    #[test]
+    fn assigning_nothing_removes() {
+        let mut delta = Delta::default();
+        delta.assign("a", Some(Bytes::from_static(b"1")));
+        assert_eq!(delta.changes["a"], set("1"));
+        delta.assign("a", None);
+        assert_eq!(delta.changes["a"], Change::Remove);
+    }
+
+    #[test]
     fn destroying_drops_what_was_changed_before() {
         let mut delta = Delta::default();
         delta.set("a", Bytes::from_static(b"1"));
@@ -397,7 +468,44 @@ mod tests {
     }
 
     #[test]
+    fn principals_keep_to_the_rules() {
+        for principal in ["a", "@a", "älice@example.com", &"x".repeat(256)] {
+            assert!(check_principal(principal).is_ok(), "{principal:?}");
+        }
+        for principal in ["", "a\nb", "\u{85}", &"x".repeat(257)] {
+            assert!(check_principal(principal).is_err(), "{principal:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_be_as_long_as_the_limit() {
+        let limits = Limits { value_bytes: 4, ..Limits::default() };
+        for (text, fits) in [("1", true), ("1234", true), ("12345", false)] {
+            assert_eq!(check_value("a", &Bytes::from_static(text.as_bytes()), &limits).is_ok(), fits, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_counter_is_an_integer_as_json_has_it() {
+        let most = 999_999_999_999_999_999;
+        for number in [0, 1, -1, 9, 10, -10, 42, most, -most] {
+            assert_eq!(parse_counter(&counter_text(number)), Some(number));
+            assert_eq!(checked(number), Some(number));
+        }
+        for text in ["", "-", "-0", "00", "07", "+1", "--1", "1.0", "1e3", " 1", "1 ", "a", "1a", "1000000000000000000"]
+        {
+            assert_eq!(parse_counter(text.as_bytes()), None, "{text:?}");
+        }
+        for step in [most + 1, -most - 1, i64::MAX, i64::MIN] {
+            assert_eq!(checked(step), None, "{step}");
+        }
+    }
+
+    #[test]
     fn debug_shows_no_value() {
+        for (change, shown) in [(set("1"), "Set(..)"), (Change::Remove, "Remove"), (Change::Add(7), "Add(..)")] {
+            assert_eq!(format!("{change:?}"), shown);
+        }
         let mut delta = Delta::default();
         delta.set("a", Bytes::from_static(b"\"secret\""));
         assert!(!format!("{delta:?}").contains("secret"));

@@ -83,7 +83,8 @@ impl SessionStore for MemoryStore {
         let now = Instant::now();
         let mut state = self.lock();
         state.sweep(now);
-        if let Some((reply, _)) = state.replies.get(&commit.id) {
+        // What is to be forgotten stays until a sweep comes by.
+        if let Some((reply, _)) = state.replies.get(&commit.id).filter(|(_, until)| *until > now) {
             return Ok(reply.clone());
         }
         if is_past(commit.deadline) {
@@ -114,7 +115,7 @@ impl SessionStore for MemoryStore {
         let now = Instant::now();
         let mut state = self.lock();
         state.sweep(now);
-        if let Some((ended, _)) = state.revoked.get(&revocation.id) {
+        if let Some((ended, _)) = state.revoked.get(&revocation.id).filter(|(_, until)| *until > now) {
             return Ok(Revoked { ended: *ended, confirmed: true });
         }
         if is_past(revocation.deadline) {

@@ -189,6 +189,28 @@ mod tests {
     }
 
     #[test]
+    fn quotes_count_only_as_a_pair() {
+        let value = signer().sign(&SessionId::random());
+        for header in [format!("__Host-session=\"{value}"), format!("__Host-session={value}\"")] {
+            assert_eq!(read(&[header.as_bytes()]), None, "{header}");
+        }
+    }
+
+    #[test]
+    fn same_site_reads_as_browsers_expect_it() {
+        let shown = [SameSite::Strict, SameSite::Lax, SameSite::None].map(|same_site| same_site.to_string());
+        assert_eq!(shown, ["Strict", "Lax", "None"]);
+    }
+
+    #[test]
+    fn no_log_line_shows_the_cookie() {
+        let cookie = Cookie { max_age: Some(Duration::from_secs(60)), ..cookie() };
+        let header = cookie.keep(&signer().sign(&SessionId::random()));
+        assert!(header.is_sensitive() && cookie.forget().is_sensitive());
+        assert!(header.to_str().unwrap().ends_with("; Max-Age=60"), "a persistent cookie says how long");
+    }
+
+    #[test]
     fn at_most_eight_values_of_our_form_are_verified() {
         let value = signer().sign(&SessionId::random());
         let junk = format!("__Host-session={}; ", "A".repeat(ENCODED_LEN));
@@ -254,6 +276,15 @@ mod tests {
             }),
             Some(CookieFault::SecurePrefix)
         );
+        let elsewhere = |c: &mut Cookie| {
+            (c.name, c.path, c.domain) = ("__Secure-s".into(), "/shop".into(), Some("a.example".into()));
+        };
+        assert_eq!(fault(elsewhere), None);
+        assert_eq!(fault(|c| (c.name, c.secure) = ("s".into(), false)), None);
+        assert_eq!(fault(|c| c.same_site = SameSite::None), None);
+        assert_eq!(fault(|c| c.path = "/a\u{e9}".into()), Some(CookieFault::Path));
+        assert_eq!(fault(|c| (c.name, c.domain) = ("s".into(), Some(String::new()))), Some(CookieFault::Domain));
+        assert_eq!(fault(|c| (c.name, c.domain) = ("s".into(), Some("a;b".into()))), Some(CookieFault::Domain));
         assert_eq!(fault(|c| c.path = "shop".into()), Some(CookieFault::Path));
         assert_eq!(fault(|c| c.path = "/a;b".into()), Some(CookieFault::Path));
         assert_eq!(fault(|c| c.domain = Some("a\nb".into())), Some(CookieFault::Domain));

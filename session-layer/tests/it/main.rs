@@ -11,13 +11,14 @@ mod cheap; // P5: what a request costs
 mod clicks; // logins that are clicked twice
 mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
+mod durable; // P9: what a replica must have
 mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say
 mod fresh; // P9: what a browser was told
 mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
 mod identity; // which session a request means
-mod late;
+mod late; // after the head: streams, WebSockets
 mod layers; // where the layer goes among others
 mod leaks; // clients that go leave nothing behind
 mod login; // logging in and out
@@ -30,4 +31,4 @@ mod services; // services that are not axum's
 mod simulation; // every interleaving, from a seed
 mod spoilt; // what is stored is no session
 mod tidy; // what a search can check
-mod timeouts; // how sessions end by themselves // after the head: streams, WebSockets
+mod timeouts; // how sessions end by themselves

@@ -145,6 +145,11 @@ async fn a_persistent_cookie_lives_as_long_as_the_session_and_is_sent_again_when
     browser.run("get a").await.says("1").without_cookie();
     advance(minutes(10)).await;
     browser.run("insert b 1").await.expect(200).with_cookie();
+    // How much of its time is gone, a blind write cannot know; it prolongs the session, and so the cookie.
+    browser.lazy("insert c 1").await.expect(200).with_cookie();
+    advance(minutes(10)).await;
+    browser.run("insert b 2; flush; status 500").await.expect(500).with_cookie();
+    browser.run("get b").await.says("2").without_cookie();
     browser.run("log_out").await.expect(200).with_removal();
 }
 
