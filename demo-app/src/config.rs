@@ -29,7 +29,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting. `demo-app help` prints this table; nothing is read from the environment that is not in it.
-pub(crate) const SETTINGS: [Setting; 13] = [
+pub(crate) const SETTINGS: [Setting; 15] = [
     setting("LISTEN", "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one"),
     setting("SERVER_NAME", "1111", "the name this node shows on its page and in the X-Served-By header"),
     setting(
@@ -63,6 +63,16 @@ pub(crate) const SETTINGS: [Setting; 13] = [
         "PEERS",
         "none: the dashboard shows this node alone",
         "all nodes of the cluster, this one included, as host:port,host:port; the dashboard asks them how they are",
+    ),
+    setting(
+        "SESSION_REPLICA_READS",
+        "off",
+        "on: sessions are read from Redis replicas where nobody can tell the difference who waits for answers; a logout may then reach the other node up to a second later",
+    ),
+    setting(
+        "SESSION_ROLLBACK_DETECTION",
+        "off",
+        "on: a change that a failover of Redis lost is logged when its session comes again",
     ),
     setting("LOG_FORMAT", "text", "text or json, on standard output"),
     setting(
@@ -115,6 +125,8 @@ pub(crate) struct SessionSettings {
     pub(crate) idle_timeout: Duration,
     pub(crate) absolute_timeout: Option<Duration>,
     pub(crate) development: bool,
+    pub(crate) replica_reads: bool,
+    pub(crate) rollback_detection: bool,
 }
 
 /// A secret; its bytes do not print.
@@ -196,7 +208,15 @@ impl Config {
         Ok(Config {
             listen: listen(environment)?,
             cluster,
-            sessions: SessionSettings { secret, accepted, idle_timeout, absolute_timeout, development },
+            sessions: SessionSettings {
+                secret,
+                accepted,
+                idle_timeout,
+                absolute_timeout,
+                development,
+                replica_reads: switch("SESSION_REPLICA_READS", get("SESSION_REPLICA_READS"))?,
+                rollback_detection: switch("SESSION_ROLLBACK_DETECTION", get("SESSION_ROLLBACK_DETECTION"))?,
+            },
         })
     }
 }

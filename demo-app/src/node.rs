@@ -143,7 +143,8 @@ pub(crate) async fn run(
         StoreUrl::Memory => (Node::new(name, || true), Layers::new(MemoryStore::new(), settings)?, None),
         StoreUrl::Redis(url) => {
             // Returns at once and connects behind the scenes: a node starts while Redis is down.
-            let store = RedisStore::builder(&url).build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
+            let store = RedisStore::builder(&url).replica_reads(settings.replica_reads);
+            let store = store.build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
             let layers = Layers::new(store.clone(), settings)?;
             let observer = store.observe();
             (Node::new(name, move || store.is_up()), layers, Some(observer))
@@ -197,6 +198,7 @@ pub(crate) fn session_layer(store: impl SessionStore, settings: &SessionSettings
         .accepted_secrets(&settings.accepted)
         .idle_timeout(settings.idle_timeout)
         .budget(STORE_BUDGET)
+        .rollback_detection(settings.rollback_detection)
         .development(settings.development);
     if let Some(absolute_timeout) = settings.absolute_timeout {
         builder = builder.absolute_timeout(absolute_timeout);

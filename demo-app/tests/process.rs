@@ -17,7 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 15] = [
     "LISTEN",
     "SERVER_NAME",
     "REDIS_URL",
@@ -28,6 +28,8 @@ const SETTINGS: [&str; 13] = [
     "SESSION_IDLE_TIMEOUT_SECS",
     "SESSION_ABSOLUTE_TIMEOUT_SECS",
     "SESSION_DEVELOPMENT",
+    "SESSION_REPLICA_READS",
+    "SESSION_ROLLBACK_DETECTION",
     "LOG_FORMAT",
     "RUST_LOG",
     "NO_COLOR",

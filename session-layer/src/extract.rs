@@ -94,14 +94,63 @@ impl<K: 'static> LazySession<K> {
     }
 }
 
+/// The session of a request as the master has it, also where copies may stand in for it
+/// ([`replica_reads`](crate::store::RedisStoreBuilder::replica_reads)): for what must not be a second late, such as a page that shows
+/// what was just paid on another device. If the request has loaded a copy so far, it is loaded again, for everybody in the request.
+///
+/// ```
+/// # #[cfg(feature = "axum")] {
+/// use session_layer::{SessionError, Strict};
+///
+/// async fn account(Strict(session): Strict) -> Result<String, SessionError> {
+///     Ok(format!("{:?}", session.get::<u64>("balance")?))
+/// }
+/// # }
+/// ```
+///
+/// Without axum: [`Strict::from_extensions`]. Writes need it not: they are checked against what the master has in any case.
+pub struct Strict<K = crate::DefaultSession>(pub Session<K>);
+
+impl Strict {
+    /// The session of a request, without axum.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::from_extensions`].
+    pub async fn from_extensions(extensions: &Extensions) -> Result<Self, SessionError> {
+        Self::extract(extensions).await
+    }
+}
+
+impl<K: 'static> Strict<K> {
+    /// [`from_extensions`](Strict::from_extensions) for the layer of another kind.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub async fn extract(extensions: &Extensions) -> Result<Self, SessionError> {
+        let slot = slot::<K>(extensions)?;
+        slot.load_strictly().await?;
+        Ok(Self(Session::new(slot)))
+    }
+}
+
 #[cfg(feature = "axum")]
 mod axum {
     use axum_core::extract::FromRequestParts;
     use http::request::Parts;
 
-    use super::{LazySession, Session, SessionError};
+    use super::{LazySession, Session, SessionError, Strict};
 
     impl<K: 'static, S: Send + Sync> FromRequestParts<S> for Session<K> {
+        type Rejection = SessionError;
+
+        async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, SessionError> {
+            Self::extract(&parts.extensions).await
+        }
+    }
+
+    impl<K: 'static, S: Send + Sync> FromRequestParts<S> for Strict<K> {
         type Rejection = SessionError;
 
         async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, SessionError> {

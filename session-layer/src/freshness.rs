@@ -4,6 +4,8 @@
 //! what it was told: a second small cookie, signed and bound to the ID. It is never authority. One that is missing, old, foreign or
 //! forged means no more than that the master is asked.
 
+use std::time::{Duration, SystemTime};
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::Mac;
@@ -86,6 +88,42 @@ impl Tokens {
     }
 }
 
+/// What a copy of a session must be to stand in for what the master has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// The oldest version that will do: the newest that the browser was told of.
+    pub at_least: Version,
+    /// How long ago it may have been read, where it was kept in memory since.
+    pub max_age: Duration,
+}
+
+/// Whether a copy will do, and which. Only for a browser that says what it was told, and was told more than a second ago: two of its
+/// requests may be on their way at the same time, and the answer that came last may have brought the older token. After a second
+/// every copy has what that token does not tell.
+pub(crate) fn copy_wanted(
+    told: Option<Token>,
+    committed: Option<Version>,
+    now: u64,
+    max_age: Duration,
+) -> Option<Freshness> {
+    let told = told?;
+    // Whole seconds: at least one has passed when they differ by two. A node whose clock is ahead makes others ask the master.
+    if told.sent.checked_add(2)? > now {
+        return None;
+    }
+    Some(Freshness { at_least: committed.map_or(told.version, |own| own.max(told.version)), max_age })
+}
+
+/// Whether a copy stands in for what the master has. `own` is the last commit of this session that this node made.
+pub(crate) fn stands_in(copy: Version, wanted: &Freshness, own: Option<Version>) -> bool {
+    copy >= wanted.at_least && own.is_none_or(|own| copy >= own)
+}
+
+/// Now, as tokens have it.
+pub(crate) fn seconds_since_epoch() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// How many of its last versions a record remembers where rollbacks are detected.
 pub(crate) const HISTORY: usize = 8;
 
@@ -161,6 +199,44 @@ mod tests {
         let value = tokens("s", OLD, &[]).sign(&id, token());
         assert_eq!(tokens("s", NEW, &[OLD]).verify(value.as_bytes(), &id), Some(token()));
         assert_eq!(tokens("s", NEW, &[]).verify(value.as_bytes(), &id), None);
+    }
+
+    #[test]
+    fn a_copy_will_do_only_for_who_was_told_more_than_a_second_ago() {
+        let age = Duration::from_secs(30);
+        let told = |version, sent| Some(Token { version: Version(version), sent });
+        for (told, committed, now, at_least) in [
+            (None, None, 100, None),
+            (None, Some(7), 100, None),
+            (told(5, 100), None, 100, None),
+            (told(5, 100), None, 101, None),
+            (told(5, 100), None, 102, Some(5)),
+            (told(5, 0), None, 102, Some(5)),
+            (told(5, 103), None, 102, None),
+            (told(5, u64::MAX), None, 102, None),
+            (told(5, 100), Some(7), 200, Some(7)),
+            (told(5, 100), Some(3), 200, Some(5)),
+        ] {
+            let wanted = copy_wanted(told, committed.map(Version), now, age);
+            let expected = at_least.map(|version| Freshness { at_least: Version(version), max_age: age });
+            assert_eq!(wanted, expected, "{told:?} {committed:?} {now}");
+        }
+    }
+
+    #[test]
+    fn a_copy_stands_in_if_it_has_what_the_browser_and_this_node_know_of() {
+        let wanted = Freshness { at_least: Version(5), max_age: Duration::ZERO };
+        for (copy, own, good) in [
+            (4, None, false),
+            (5, None, true),
+            (6, None, true),
+            (5, Some(6), false),
+            (6, Some(6), true),
+            (4, Some(3), false),
+            (u64::MAX - 1, Some(u64::MAX), false),
+        ] {
+            assert_eq!(stands_in(Version(copy), &wanted, own.map(Version)), good, "{copy} {own:?}");
+        }
     }
 
     #[test]

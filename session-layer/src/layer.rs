@@ -75,6 +75,7 @@ impl SessionLayer {
             limits: Limits::default(),
             session_limit: None,
             rollback_detection: false,
+            strict: false,
             on_event: None,
             commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
         };
@@ -125,6 +126,8 @@ pub(crate) struct Config {
     /// Only where something depends on what browsers were told.
     pub(crate) tokens: Option<Tokens>,
     pub(crate) rollback_detection: bool,
+    /// Whether a copy may stand in for what the master has.
+    pub(crate) copies: bool,
     pub(crate) on_event: Option<Box<OnEvent>>,
 }
 
@@ -157,6 +160,7 @@ struct Settings {
     limits: Limits,
     session_limit: Option<SessionLimit>,
     rollback_detection: bool,
+    strict: bool,
     on_event: Option<Box<OnEvent>>,
     commit_when: Box<CommitWhen>,
 }
@@ -304,6 +308,13 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
+    /// Always asks the master, although the store has copies at hand. Default: off. For an app's second layer, over the same store,
+    /// where it must not show anything a second late; for single routes there is [`Strict`](crate::Strict).
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.settings.strict = strict;
+        self
+    }
+
     /// Is told what happens to sessions, to count it, say. Called while a request is served, so it must not block. Default: nobody is;
     /// each event is logged in any case.
     ///
@@ -393,10 +404,12 @@ impl<K> SessionLayerBuilder<K> {
         if settings.development {
             telemetry::development_cookie(&cookie.name);
         }
-        let tokens = settings.rollback_detection;
+        let copies = settings.store.has_copies() && !settings.strict;
+        let tokens = settings.rollback_detection || copies;
         let config = Config {
             tokens: tokens.then(|| Tokens::new(&cookie, &secret, &settings.accepted_secrets)),
             rollback_detection: settings.rollback_detection,
+            copies,
             on_event: settings.on_event,
             store: settings.store,
             signer: Signer::new(&cookie.name, &secret, &settings.accepted_secrets),

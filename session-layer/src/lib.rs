@@ -51,6 +51,7 @@ mod id; // names a session
 pub use id::{InvalidSessionId, SessionHandle, SessionId};
 
 mod extract; // how a handler gets at the session
+pub use extract::Strict;
 
 mod session; // what a handler does with it
 pub use session::{DefaultSession, Flushed, LazySession, Session};

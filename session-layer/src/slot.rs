@@ -19,10 +19,10 @@ use crate::commit::{Action, Commit, CommitId, Next, Renewal, Reply, Seen, Start,
 use crate::delta::{Delta, Identity};
 use crate::error::{Kind, SessionError};
 use crate::event::SessionEvent;
-use crate::freshness::{Token, is_lost, is_lost_in};
+use crate::freshness::{Token, copy_wanted, is_lost, is_lost_in, seconds_since_epoch};
 use crate::id::SessionId;
 use crate::layer::Config;
-use crate::record::Version;
+use crate::record::{Record, Version};
 use crate::state::{CookieChange, State};
 use crate::store::{BoxFuture, Loaded, StoreError};
 use crate::telemetry;
@@ -83,12 +83,16 @@ impl Slot {
         })
     }
 
-    /// The version of this session that the browser was told of; `None` also where nothing depends on it.
-    fn told(&self, id: &SessionId) -> Option<Version> {
+    /// What the browser was told of this session; `None` also where nothing depends on it.
+    fn token(&self, id: &SessionId) -> Option<Token> {
         let tokens = self.config.tokens.as_ref()?;
         let presented = self.presented().filter(|presented| presented == id)?;
-        let token = self.told.get_or_init(|| tokens.read(self.cookies.iter(), &presented));
-        token.map(|token| token.version)
+        *self.told.get_or_init(|| tokens.read(self.cookies.iter(), &presented))
+    }
+
+    /// The version that the browser was told of.
+    fn told(&self, id: &SessionId) -> Option<Version> {
+        self.token(id).map(|token| token.version)
     }
 
     /// For changes: the state, if it can still be changed.
@@ -111,7 +115,12 @@ impl Slot {
                     let _order = self.flushing.lock().await;
                     let seen = self.state().seen;
                     if let Seen::Unseen(id) = seen {
-                        let loaded = self.fetch(&id, &self.budget).await?;
+                        let copy = if self.config.copies { self.copy(&id).await } else { None };
+                        self.state().copied = copy.is_some();
+                        let loaded = match copy {
+                            Some(copy) => Loaded::Alive(copy),
+                            None => self.fetch(&id, &self.budget).await?,
+                        };
                         self.state().see(id, loaded);
                     }
                 }
@@ -120,6 +129,28 @@ impl Slot {
             })
             .await
             .copied()
+    }
+
+    /// The same, from the master, whatever this request has loaded so far.
+    pub(crate) async fn load_strictly(&self) -> Result<(), SessionError> {
+        self.state().strict = true;
+        self.load().await?;
+        if self.state().copied {
+            self.reload().await?;
+        }
+        Ok(())
+    }
+
+    /// A copy of the session that will do for this browser.
+    async fn copy(&self, id: &SessionId) -> Option<Record> {
+        let token = self.token(id);
+        let (strict, committed) = {
+            let state = self.state();
+            (state.strict, state.committed)
+        };
+        let longest = self.config.touch_interval.min(LONGEST_COPY);
+        let wanted = copy_wanted(token, committed, seconds_since_epoch(), longest).filter(|_| !strict)?;
+        self.config.store.load_copy(id, &wanted).await.filter(|copy| copy.version >= wanted.at_least)
     }
 
     /// For what may also come after the head: the answer's own commit goes first. It has a budget that is spent already in part, and a
@@ -142,6 +173,7 @@ impl Slot {
         let late = self.late_budget();
         let loaded = self.fetch(&id, late.as_ref().unwrap_or(&self.budget)).await?;
         let mut state = self.state();
+        state.copied = false;
         match loaded {
             Loaded::Alive(record) => state.record = Some(record),
             // `seen` stays: to a request that knew it alive, a session that ended is a conflict and no reason to start another.
@@ -524,7 +556,7 @@ impl Slot {
         let (cookie, seen, version, rolled_back) =
             (state.cookie, state.seen.id(), state.newest_version(), state.rolled_back);
         drop(state);
-        let sent = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let sent = seconds_since_epoch();
         let keep = |id, version| tokens.keep(&id, Token { version, sent });
         match cookie {
             CookieChange::Forget => Some(tokens.forget()),
@@ -561,6 +593,9 @@ impl Slot {
         }
     }
 }
+
+/// How long a copy may be kept in memory. What the server says about it in the meantime counts; this is for what it forgets to say.
+const LONGEST_COPY: Duration = Duration::from_secs(30);
 
 /// How often `update` tries against faster writers. Among 64 that all try at once, one wins each time.
 const MAX_UPDATE_TRIES: u32 = 256;

@@ -24,9 +24,13 @@ pub(crate) struct State {
     pub(crate) in_flight: Delta,
     fresh: Option<Fresh>,
     /// What this request's last commit made of the session, whether or not it was loaded.
-    committed: Option<Version>,
+    pub(crate) committed: Option<Version>,
     /// The store does not have what the browser was told any more.
     pub(crate) rolled_back: bool,
+    /// Somebody in this request wants to see what the master has.
+    pub(crate) strict: bool,
+    /// `record` was loaded as a copy.
+    pub(crate) copied: bool,
     /// Somebody was told what is, or is not, in the session.
     pub(crate) read: bool,
     /// The response's head is out, or there will be none.

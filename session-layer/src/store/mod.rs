@@ -14,9 +14,12 @@ pub use memory::MemoryStore;
 mod redis;
 #[cfg(feature = "redis")]
 pub use redis::{
-    Follower, Observation, Observed, ObservedSentinel, ObservedServer, Observer, RedisStore, RedisStoreBuilder,
-    Replication, SentinelEvent, Word,
+    Follower, Observation, Observed, ObservedSentinel, ObservedServer, Observer, ReadShares, RedisStore,
+    RedisStoreBuilder, Replication, SentinelEvent, Word,
 };
+
+#[cfg(feature = "redis")]
+mod recent;
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
@@ -25,6 +28,7 @@ pub use crate::commit::{
     AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, SessionLimit, Start,
 };
 pub use crate::delta::{Change, Limits, parse_counter};
+pub use crate::freshness::Freshness;
 use crate::id::{SessionHandle, SessionId};
 pub use crate::record::{Attributes, Record, Version};
 
@@ -79,6 +83,19 @@ pub trait SessionStore: Send + Sync + 'static {
     ///
     /// Nobody waits for it, and the next request tries again, so that a store may drop it when in trouble.
     fn touch(&self, id: &SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether [`load_copy`](Self::load_copy) may ever give one. Asked once, when the layer is built. The default: no.
+    fn has_copies(&self) -> bool {
+        false
+    }
+
+    /// A copy of a live session from elsewhere than the master, if one is at hand that will do: at least as new as asked for, and as
+    /// the last commit to that session that was made through this store; not more than a second older than what the master has.
+    /// What is absent from where copies are proves nothing. The default: none.
+    fn load_copy(&self, id: &SessionId, wanted: &Freshness) -> impl Future<Output = Option<Record>> + Send {
+        let _ = (id, wanted);
+        std::future::ready(None)
+    }
 
     /// Whether the server that answers just now is the master beyond doubt, asked of those who decide that; `false` when they do not
     /// say so soon. Asked only when what it answered is older than what a browser was told. The default: there is nothing to doubt.
@@ -191,6 +208,8 @@ pub(crate) trait ErasedStore: Send + Sync + 'static {
     fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>>;
     fn sessions_of<'a>(&'a self, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>>;
+    fn has_copies(&self) -> bool;
+    fn load_copy<'a>(&'a self, id: &'a SessionId, wanted: &'a Freshness) -> BoxFuture<'a, Option<Record>>;
     fn confirm_master(&self) -> BoxFuture<'_, Result<bool, StoreError>>;
     fn available(&self) -> BoxFuture<'_, ()>;
 }
@@ -214,6 +233,14 @@ impl<S: SessionStore> ErasedStore for S {
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>> {
         Box::pin(SessionStore::revoke(self, revocation))
+    }
+
+    fn has_copies(&self) -> bool {
+        SessionStore::has_copies(self)
+    }
+
+    fn load_copy<'a>(&'a self, id: &'a SessionId, wanted: &'a Freshness) -> BoxFuture<'a, Option<Record>> {
+        Box::pin(SessionStore::load_copy(self, id, wanted))
     }
 
     fn confirm_master(&self) -> BoxFuture<'_, Result<bool, StoreError>> {

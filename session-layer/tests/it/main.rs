@@ -11,6 +11,7 @@ mod cheap; // P5: what a request costs
 mod clicks; // logins that are clicked twice
 mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
+mod copies; // P6: reads from elsewhere than the master
 mod durable; // P9: what a replica must have
 mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say

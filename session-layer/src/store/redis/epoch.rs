@@ -1,6 +1,6 @@
 //! The time between finding a master and leaving it: its connections, and what was learned over them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::clock::{Clock, Samples};
 use super::connection::{CallError, Connection, Lost, Protocol, within};
 use super::durable::Durable;
+use super::replicas::Replicas;
 use super::resp::Frame;
 use super::scripts::Script;
 use super::url::{Address, Login};
@@ -32,6 +33,10 @@ pub(super) struct Epoch {
     exit: Arc<Exit>,
     /// A command found reason to ask the sentinels.
     pub(super) suspicious: Notify,
+    /// Those that may be read from, if any may.
+    pub(super) replicas: Replicas,
+    /// How many sessions were read here.
+    pub(super) reads: Arc<AtomicU64>,
     /// When most sentinels were asked last and none of the newest answers named another master.
     confirmed: watch::Sender<Instant>,
     had_replicas: AtomicBool,
@@ -58,6 +63,7 @@ impl Epoch {
         login: &Login,
         database: u8,
         replicas: u32,
+        reads: Arc<AtomicU64>,
     ) -> Result<(Self, Lost), CallError> {
         let opened = Connection::open(server, login, database, Protocol::Resp3).await;
         let (connection, lost) = opened.map_err(explain)?;
@@ -74,6 +80,8 @@ impl Epoch {
             clock: Mutex::new(Samples::new()),
             exit: Arc::default(),
             suspicious: Notify::new(),
+            replicas: Replicas::default(),
+            reads,
             confirmed: watch::Sender::new(Instant::now()),
             had_replicas: AtomicBool::new(false),
         };

@@ -1,18 +1,21 @@
 //! Sessions in Redis: one HASH per session, one script per commit.
 //!
 //! The only place that talks to Redis. In the order of a command's life: where Redis is (`url`), who leads (`topology`, `sentinel`,
-//! `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and what they speak (`resp`), what is asked (`keys`,
-//! `scripts`), what it answers (`reply`). Beside them `observe`, for people to look at.
+//! `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and to its replicas (`replicas`, `reads`), what they
+//! speak (`resp`), what is asked (`keys`, `scripts`), what it answers (`reply`). Beside them `observe`, for people to look at.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-use super::{Listed, Loaded, SessionStore, StoreError};
+use super::recent::Recent;
+use super::{Freshness, Listed, Loaded, Record, SessionStore, StoreError};
 use crate::commit::{Commit, Reply, Revocation, Revoked};
+use crate::freshness::stands_in;
 use crate::id::SessionId;
 use crate::layer::ConfigError;
 
@@ -35,6 +38,12 @@ use connection::CallError;
 mod resp;
 
 mod durable;
+
+mod replicas;
+
+mod reads;
+pub use reads::ReadShares;
+use reads::Reads;
 
 mod clock;
 
@@ -80,6 +89,9 @@ struct Inner {
     master: Arc<Master>,
     /// By sentinels, who may name another master.
     watched: bool,
+    /// Only where there are copies.
+    recent: Option<Recent>,
+    reads: Reads,
     task: AbortHandle,
 }
 
@@ -98,6 +110,8 @@ pub struct RedisStoreBuilder {
     url: String,
     key_prefix: String,
     durable_replicas: Option<u32>,
+    replica_reads: bool,
+    replicas: Option<Vec<String>>,
 }
 
 impl RedisStore {
@@ -109,12 +123,23 @@ impl RedisStore {
     ///
     /// What has a meaning in a URL (`@ : / ? # %`) is written as `%` and two hexadecimal digits in a password.
     pub fn builder(url: &str) -> RedisStoreBuilder {
-        RedisStoreBuilder { url: url.to_owned(), key_prefix: "session".to_owned(), durable_replicas: None }
+        RedisStoreBuilder {
+            url: url.to_owned(),
+            key_prefix: "session".to_owned(),
+            durable_replicas: None,
+            replica_reads: false,
+            replicas: None,
+        }
     }
 
     /// Whether there is a master at this moment. It says nothing about the next one.
     pub fn is_up(&self) -> bool {
         self.inner.master.borrow().is_some()
+    }
+
+    /// How often sessions were read from where since this store began.
+    pub fn reads(&self) -> ReadShares {
+        self.inner.reads.shares()
     }
 
     /// Looks at all servers and sentinels from here on, over connections of its own, until the observer is dropped: for
@@ -130,6 +155,24 @@ impl RedisStore {
     fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
         let epoch = self.inner.master.borrow().clone();
         epoch.ok_or_else(|| StoreError::unavailable("there is no connection to a Redis master"))
+    }
+
+    async fn commit_once(&self, commit: &Commit) -> Result<Reply, StoreError> {
+        let epoch = self.epoch()?;
+        let script = scripts::script(commit);
+        let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.clock().redis_micros(commit.deadline));
+        if !commit.durable {
+            let answer = self.attempt(&epoch, epoch.run(script, arguments)).await?;
+            return reply::committed(answer, commit);
+        }
+        let call = epoch.run_durable(script, commit.deadline, arguments);
+        let (answer, on_replicas) = self.attempt(&epoch, call).await?;
+        Ok(match reply::committed(answer, commit)? {
+            Reply::Applied { version, counters, history, .. } => {
+                Reply::Applied { version, counters, confirmed: on_replicas, history }
+            }
+            reply => reply,
+        })
     }
 
     /// One attempt: it ends with the epoch at the latest.
@@ -178,25 +221,16 @@ impl SessionStore for RedisStore {
     async fn load(&self, id: &SessionId) -> Result<Loaded, StoreError> {
         let epoch = self.epoch()?;
         let (fields, ttl) = self.attempt(&epoch, epoch.connection.read(self.inner.keys.session(id))).await?;
+        epoch.reads.fetch_add(1, Ordering::Relaxed);
         reply::loaded(fields, ttl, epoch.clock())
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
-        let epoch = self.epoch()?;
-        let script = scripts::script(commit);
-        let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.clock().redis_micros(commit.deadline));
-        if !commit.durable {
-            let answer = self.attempt(&epoch, epoch.run(script, arguments)).await?;
-            return reply::committed(answer, commit);
+        let reply = self.commit_once(commit).await?;
+        if let (Some(recent), Reply::Applied { version, .. }) = (&self.inner.recent, &reply) {
+            recent.note(commit, *version);
         }
-        let call = epoch.run_durable(script, commit.deadline, arguments);
-        let (answer, on_replicas) = self.attempt(&epoch, call).await?;
-        Ok(match reply::committed(answer, commit)? {
-            Reply::Applied { version, counters, history, .. } => {
-                Reply::Applied { version, counters, confirmed: on_replicas, history }
-            }
-            reply => reply,
-        })
+        Ok(reply)
     }
 
     async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
@@ -212,6 +246,9 @@ impl SessionStore for RedisStore {
         let arguments = || scripts::revoking(&self.inner.keys, revocation, epoch.clock().redis_micros(deadline));
         let call = epoch.run_durable(Script::Revoke, deadline, arguments);
         let (answer, confirmed) = self.attempt(&epoch, call).await?;
+        if let Some(recent) = &self.inner.recent {
+            recent.ended_some();
+        }
         Ok(Revoked { ended: reply::revoked(&answer)?, confirmed })
     }
 
@@ -219,6 +256,25 @@ impl SessionStore for RedisStore {
         let epoch = self.epoch()?;
         let arguments = || scripts::touching(&self.inner.keys, id);
         self.attempt(&epoch, epoch.run(Script::Touch, arguments)).await.map(drop)
+    }
+
+    fn has_copies(&self) -> bool {
+        self.inner.recent.is_some()
+    }
+
+    async fn load_copy(&self, id: &SessionId, wanted: &Freshness) -> Option<Record> {
+        let recent = self.inner.recent.as_ref()?;
+        let epoch = self.epoch().ok()?;
+        let replica = epoch.replicas.pick()?;
+        let read = self.attempt(&epoch, async { Ok(replica.read(self.inner.keys.session(id)).await) });
+        let (fields, ttl) = read.await.ok()??;
+        let Ok(Loaded::Alive(record)) = reply::loaded(fields, ttl, epoch.clock()) else { return None };
+        // Asked after the answer came: what was committed here before the question must be in it.
+        let good = stands_in(record.version, wanted, recent.oldest(id));
+        good.then(|| {
+            replica.count();
+            record
+        })
     }
 
     async fn confirm_master(&self) -> Result<bool, StoreError> {
@@ -272,6 +328,30 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// Lets sessions be read from replicas where that shows no browser anything older than it was told. Default: off, the master is
+    /// asked.
+    ///
+    /// A replica is read from while it is proven to be less than a second behind, and what it has is used if it is at least as new as
+    /// what the browser was told, and as what this node itself committed. Everything else asks the master: a browser's first request
+    /// and those within a second or two of a change, what is not on the replica, and what a replica does not answer within 100 ms.
+    /// Which parts of an app must never see anything older says [`Strict`](crate::Strict); lists and ends of a principal's sessions
+    /// always ask the master.
+    ///
+    /// What it costs: one more connection per replica and node, four questions a second on each; a second cookie, `<name>-v`, whenever
+    /// a session's version changed; and a logout or revocation on one node may reach reads on another up to a second later. Writes are
+    /// never based on it: what has ended refuses them at once.
+    pub fn replica_reads(mut self, replica_reads: bool) -> Self {
+        self.replica_reads = replica_reads;
+        self
+    }
+
+    /// The replicas to read from, each as `host` or `host:port`, with the login of the URL. Default: those that the master names,
+    /// under the addresses by which it knows them.
+    pub fn replicas(mut self, replicas: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.replicas = Some(replicas.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// Makes the store, which starts to connect; does not wait for it.
     ///
     /// # Errors
@@ -292,8 +372,23 @@ impl RedisStoreBuilder {
             Servers::Standalone(_) => 0,
             Servers::Sentinel { .. } => 1,
         });
+        if self.replicas.is_some() && !self.replica_reads {
+            return Err(ConfigError::new(
+                "replicas",
+                "are given, but `replica_reads` is off, so that nothing is read from them",
+            ));
+        }
+        let given = self.replicas.as_deref().map(url::parse_replicas).transpose()?;
+        let replica_reads =
+            self.replica_reads.then(|| replicas::Settings { given, login: url.login.clone(), database: url.database });
+        let recent = self.replica_reads.then(Recent::default);
+        let reads = Reads::default();
         let watched = matches!(url.servers, Servers::Sentinel { .. });
-        let task = runtime.spawn(topology::keep_connected(url.clone(), replicas, Arc::clone(&master))).abort_handle();
-        Ok(RedisStore { inner: Arc::new(Inner { url, keys: Keys::new(&self.key_prefix), master, watched, task }) })
+        let task = runtime
+            .spawn(topology::keep_connected(url.clone(), replicas, replica_reads, reads.clone(), Arc::clone(&master)))
+            .abort_handle();
+        Ok(RedisStore {
+            inner: Arc::new(Inner { url, keys: Keys::new(&self.key_prefix), master, watched, recent, reads, task }),
+        })
     }
 }

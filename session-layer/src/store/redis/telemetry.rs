@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::connection::CallError;
 use super::url::Address;
 
 pub(super) fn connected(server: &Address, last: Option<&Address>) {
@@ -18,6 +19,10 @@ pub(super) fn connected(server: &Address, last: Option<&Address>) {
 
 pub(super) fn left(server: &Address, reason: &str) {
     tracing::warn!(server.address = server.host.as_str(), server.port = server.port, reason, "left the Redis master");
+}
+
+pub(super) fn replica_lost(server: &Address, reason: &CallError) {
+    tracing::debug!(server.address = server.host.as_str(), server.port = server.port, %reason, "cannot read from a replica");
 }
 
 /// Warns once per reason, and again when it lasts.

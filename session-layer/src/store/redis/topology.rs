@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::connection::{CallError, Lost};
 use super::epoch::Epoch;
+use super::reads::Reads;
 use super::sentinel::Sentinels;
 use super::url::{Address, RedisUrl, Servers};
-use super::{telemetry, watchdog};
+use super::{replicas, telemetry, watchdog};
 use crate::id::random_bytes;
 
 /// The master that is in use, if there is one.
@@ -23,8 +24,14 @@ const SECOND_THOUGHTS: Duration = Duration::from_millis(100);
 const SHORT: Duration = Duration::from_millis(500);
 
 /// Never ends; drop it to stop.
-pub(super) async fn keep_connected(url: RedisUrl, durable_replicas: u32, master: Arc<Master>) {
-    let topology = Topology::new(url, durable_replicas);
+pub(super) async fn keep_connected(
+    url: RedisUrl,
+    durable_replicas: u32,
+    replica_reads: Option<replicas::Settings>,
+    reads: Reads,
+    master: Arc<Master>,
+) {
+    let topology = Topology::new(url, durable_replicas, reads.clone());
     let mut last = None;
     loop {
         let (epoch, lost) = topology.connect(last.as_ref()).await;
@@ -32,7 +39,16 @@ pub(super) async fn keep_connected(url: RedisUrl, durable_replicas: u32, master:
         let since = Instant::now();
         master.send_replace(Some(Arc::clone(&epoch)));
         telemetry::connected(&epoch.server, last.as_ref());
-        let reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref()).await;
+        let follow_replicas = async {
+            match &replica_reads {
+                Some(settings) => epoch.replicas.follow(&epoch, settings, &reads).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reason = tokio::select! {
+            reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref()) => reason,
+            never = follow_replicas => match never {},
+        };
         // First no new attempt, then no old one: whatever is on its way is answered by this, and cannot be sent any more.
         master.send_replace(None);
         epoch.close();
@@ -48,16 +64,17 @@ pub(super) async fn keep_connected(url: RedisUrl, durable_replicas: u32, master:
 struct Topology {
     url: RedisUrl,
     durable_replicas: u32,
+    reads: Reads,
     sentinels: Option<Sentinels>,
 }
 
 impl Topology {
-    fn new(url: RedisUrl, durable_replicas: u32) -> Self {
+    fn new(url: RedisUrl, durable_replicas: u32, reads: Reads) -> Self {
         let sentinels = match &url.servers {
             Servers::Standalone(_) => None,
             Servers::Sentinel { sentinels, master } => Some(Sentinels::new(sentinels.clone(), master)),
         };
-        Self { url, durable_replicas, sentinels }
+        Self { url, durable_replicas, reads, sentinels }
     }
 
     async fn connect(&self, last: Option<&Address>) -> (Epoch, Lost) {
@@ -77,7 +94,9 @@ impl Topology {
     }
 
     async fn open(&self, server: &Address) -> Result<(Epoch, Lost), String> {
-        let opened = Epoch::open(server, &self.url.login, self.url.database, self.durable_replicas).await;
+        let RedisUrl { login, database, .. } = &self.url;
+        let reads = self.reads.counter(server);
+        let opened = Epoch::open(server, login, *database, self.durable_replicas, reads).await;
         opened.map_err(|error: CallError| format!("{server}: {error}"))
     }
 

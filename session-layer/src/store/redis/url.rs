@@ -98,6 +98,15 @@ fn parse_login(login: &str) -> Result<Login, ConfigError> {
     Ok(login)
 }
 
+/// Addresses given one by one, each `host` or `host:port`.
+pub(super) fn parse_replicas(addresses: &[String]) -> Result<Vec<Address>, ConfigError> {
+    let named = |error: ConfigError| {
+        let problem = error.to_string();
+        ConfigError::new("replicas", problem.trim_start_matches("setting `url` "))
+    };
+    addresses.iter().map(|address| parse_address(address, REDIS_PORT).map_err(named)).collect()
+}
+
 fn parse_address(address: &str, default_port: u16) -> Result<Address, ConfigError> {
     // An IPv6 address stands in brackets, since it has colons of its own.
     let (host, port) = match address.strip_prefix('[') {
@@ -258,6 +267,18 @@ mod tests {
             let error = RedisUrl::parse(url).expect_err(url).to_string();
             assert!(error.contains("`url`") && error.contains(says), "{url}: {error}");
             assert!(!error.contains("hunter2"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_given_one_by_one() {
+        let given = |texts: &[&str]| parse_replicas(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(
+            given(&["a", "b:6380", "[::1]:1"]).unwrap(),
+            [address("a", 6379), address("b", 6380), address("::1", 1)]
+        );
+        for text in ["", ":1", "a:x", "redis://a", "a/b"] {
+            assert_eq!(given(&[text]).unwrap_err().setting(), "replicas", "{text}");
         }
     }
 

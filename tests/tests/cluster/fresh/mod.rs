@@ -2,6 +2,7 @@
 
 mod node;
 
+mod replicas; // reads from elsewhere than the master
 mod rollback; // a failover that takes an acknowledged write along
 
 use node::{Browser, Node};

@@ -11,13 +11,14 @@ use axum::routing::post;
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use session_layer::store::{RedisStore, RedisStoreBuilder, SessionStore};
-use session_layer::{LazySession, Session, SessionError, SessionEvent, SessionLayer, SessionLayerBuilder};
+use session_layer::{LazySession, Session, SessionError, SessionEvent, SessionLayer, SessionLayerBuilder, Strict};
 use tower::ServiceExt;
 
 /// An app with a store of its own.
 #[derive(Clone)]
 pub(super) struct Node {
     app: Router,
+    pub(super) store: RedisStore,
     events: Arc<Mutex<Vec<SessionEvent>>>,
 }
 
@@ -37,12 +38,13 @@ impl Node {
         let layer = layer.build().expect("the settings are good");
         let app = Router::new()
             .route("/get/{name}", post(get))
+            .route("/strict/{name}", post(strict))
             .route("/set/{name}/{value}", post(set))
             .route("/blind/{name}/{value}", post(blind))
             .route("/log_in/{name}", post(log_in))
             .route("/log_out", post(log_out))
             .layer(layer);
-        Self { app, events }
+        Self { app, store, events }
     }
 
     /// What happened since this was last asked.
@@ -53,6 +55,10 @@ impl Node {
 
 async fn get(session: Session, Path(name): Path<String>) -> String {
     String::from_utf8(session.raw(name.as_str()).unwrap_or_default().to_vec()).expect("JSON is text")
+}
+
+async fn strict(Strict(session): Strict, name: Path<String>) -> String {
+    get(session, name).await
 }
 
 async fn set(session: Session, Path((name, value)): Path<(String, u64)>) -> Result<(), SessionError> {
