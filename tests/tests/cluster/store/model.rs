@@ -34,8 +34,9 @@ fn run<T: std::fmt::Debug>(cases: impl Strategy<Value = T>, check: impl AsyncFn(
         });
         Ok(())
     });
-    outcome.unwrap_or_else(|error| panic!("{error}"));
+    // A container goes by a call to Docker, which needs the runtime, whatever the outcome.
     runtime.block_on(async move { drop(server) });
+    outcome.unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
