@@ -156,8 +156,10 @@ impl Epoch {
         };
         match call().await {
             Err(error) if error.code() == Some("NOSCRIPT") => {
-                self.load_scripts().await?;
-                call().await
+                // One right behind the other, so that it is not forgotten in between.
+                let (loaded, answer) = tokio::join!(self.load_script(script), call());
+                loaded?;
+                answer
             }
             answer => answer,
         }
@@ -178,7 +180,7 @@ impl Epoch {
         };
         match call().await {
             Err(error) if error.code() == Some("NOSCRIPT") => {
-                self.load_scripts().await?;
+                self.load_script(script).await?;
                 call().await
             }
             answer => answer,
@@ -188,13 +190,18 @@ impl Epoch {
     async fn load_scripts(&self) -> Result<[Bytes; Script::ALL.len()], CallError> {
         let mut digests = std::array::from_fn(|_| Bytes::new());
         for (digest, script) in digests.iter_mut().zip(Script::ALL) {
-            let arguments = vec![Bytes::from_static(b"LOAD"), Bytes::from_static(script.text().as_bytes())];
-            match self.connection.call("SCRIPT", arguments).await? {
-                Frame::BlobString { data, .. } => *digest = data,
-                _ => return Err(CallError::Server("SCRIPT LOAD has an unknown form".to_owned())),
-            }
+            *digest = self.load_script(script).await?;
         }
         Ok(digests)
+    }
+
+    /// Loads a script, and returns its SHA-1.
+    async fn load_script(&self, script: Script) -> Result<Bytes, CallError> {
+        let arguments = vec![Bytes::from_static(b"LOAD"), Bytes::from_static(script.text().as_bytes())];
+        match self.connection.call("SCRIPT", arguments).await? {
+            Frame::BlobString { data, .. } => Ok(data),
+            _ => Err(CallError::Server("SCRIPT LOAD has an unknown form".to_owned())),
+        }
     }
 
     /// What Redis' clock is known to be.

@@ -209,8 +209,8 @@ fn judge(epoch: &Epoch, error: CallError) -> StoreError {
             epoch.suspicious.notify_one();
             StoreError::unavailable(error)
         }
-        // Alive, and not now.
-        Some("BUSY" | "TRYAGAIN" | "CLUSTERDOWN") => StoreError::unavailable(error),
+        // Alive, and not now; or it forgets scripts as fast as they are loaded.
+        Some("BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "NOSCRIPT") => StoreError::unavailable(error),
         Some("WRONGTYPE") => StoreError::corrupt(error),
         // Out of memory, a full disk, a user without the right: waiting a moment will not help, and neither will another server.
         Some(_) => StoreError::refused(error),

@@ -158,6 +158,28 @@ async fn scripts_that_the_server_forgot_are_loaded_within_the_attempt() {
     assert!(store.is_up());
 }
 
+/// In whichever moment of an attempt that is: it is repeated, and never takes effect twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_keeps_forgetting_scripts_loses_no_commit() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    let mut admin = machine.admin().await;
+    let flusher = tokio::spawn(async move {
+        loop {
+            admin.command(&["SCRIPT", "FLUSH"]).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    for n in 1..=300 {
+        let commit = add(id, "n", 1);
+        let answer = patiently(&store, WHILE, || store.commit(&commit)).await;
+        let answer = answer.unwrap_or_else(|error| panic!("commit {n}: {}", cause(&error)));
+        assert!(matches!(&answer, Reply::Applied { counters, .. } if counters["n"] == n), "{answer:?}");
+    }
+    flusher.abort();
+}
+
 #[tokio::test]
 async fn a_full_server_refuses_what_grows_and_still_logs_out() {
     let machine = Machine::with_redis(&[]).await;
