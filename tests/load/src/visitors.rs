@@ -25,7 +25,7 @@ const ACCOUNTS: [(&str, &str); 2] = [("alice", "wonderland"), ("bob", "builder")
 const NOTE: &str = "note";
 const COUNT: &str = "count";
 /// What the demo sets by itself.
-const OF_THE_DEMO: [&str; 2] = ["visits", "recent_servers"];
+const OF_THE_DEMO: [&str; 3] = ["visits", "recent_servers", "device"];
 /// A visitor's notes are its own numbers, so that somebody else's is recognised.
 const NOTES_EACH: i64 = 1_000_000;
 
