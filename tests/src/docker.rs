@@ -29,6 +29,43 @@ async fn docker(arguments: &[&str]) -> String {
     run("docker", arguments).await.unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Runs a `docker` command where nothing can be awaited: when something is dropped.
+fn docker_at_last(arguments: &[&str]) {
+    let mut command = std::process::Command::new("docker");
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    match command.status() {
+        Ok(status) if status.success() => {}
+        problem => eprintln!("docker {arguments:?}: {problem:?}"),
+    }
+}
+
+/// A container that is cut off until this is dropped.
+#[derive(Debug)]
+pub struct CutOff {
+    id: String,
+    network: String,
+    service: String,
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        // The name that the others know it by went with the connection.
+        docker_at_last(&["network", "connect", "--alias", &self.service, &self.network, &self.id]);
+    }
+}
+
+/// A container that has less than a whole processor until this is dropped.
+#[derive(Debug)]
+pub struct Throttled {
+    id: String,
+}
+
+impl Drop for Throttled {
+    fn drop(&mut self) {
+        docker_at_last(&["update", "--cpu-quota", "-1", &self.id]);
+    }
+}
+
 /// A container of a compose project.
 #[derive(Debug, Clone)]
 pub struct Container {
@@ -79,6 +116,26 @@ impl Container {
     /// Lets them go on.
     pub async fn unpause(&self) {
         docker(&["unpause", &self.id]).await;
+    }
+
+    /// Cuts it off from all others, as a pulled cable does: connections stay open, and nothing comes on them.
+    ///
+    /// # Panics
+    ///
+    /// When it is in no network.
+    pub async fn disconnect(&self) -> CutOff {
+        let format = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}";
+        let network = self.inspect(format).await;
+        assert!(!network.is_empty(), "the container is in no network");
+        let service = self.inspect(r#"{{index .Config.Labels "com.docker.compose.service"}}"#).await;
+        docker(&["network", "disconnect", "--force", &network, &self.id]).await;
+        CutOff { id: self.id.clone(), network, service }
+    }
+
+    /// Gives it a share of one processor, in percent, until what is returned is dropped.
+    pub async fn throttle(&self, percent: u32) -> Throttled {
+        docker(&["update", "--cpu-period", "100000", "--cpu-quota", &(percent * 1000).to_string(), &self.id]).await;
+        Throttled { id: self.id.clone() }
     }
 
     /// Runs a shell script in it, as root; what it printed.

@@ -23,6 +23,8 @@ pub mod traffic; // many requests over a while, and what became of them
 
 pub mod node; // the demo as a process of this machine, for tests that count what it sends
 
+pub mod door; // nginx, in front of such processes
+
 pub mod proxy; // stands between a node and Redis, and counts
 
 pub mod lossy; // stands there too, and is slow, loses answers, or speaks for Redis

@@ -72,7 +72,7 @@ impl Lossy {
         self.plan.lost.load(Ordering::SeqCst)
     }
 
-    /// Resets the connection in the middle of every n-th answer, to whatever command. 0: none from now on.
+    /// Resets the connection in the middle of every n-th answer that is about a session. 0: none from now on.
     pub fn tear_every(&self, n: u64) {
         self.plan.tear_every.store(n, Ordering::SeqCst);
     }
@@ -155,12 +155,13 @@ impl Rules for Plan {
         if *self.dark.borrow() {
             return Fate::Vanishes;
         }
-        if nth(&self.tearing, self.tear_every.load(Ordering::SeqCst)) {
+        let name = note.map(String::as_str).unwrap_or_default();
+        if matches!(name, "evalsha" | "hgetall") && nth(&self.tearing, self.tear_every.load(Ordering::SeqCst)) {
             self.torn.fetch_add(1, Ordering::SeqCst);
             return Fate::Torn;
         }
-        match note.map(String::as_str) {
-            Some("evalsha") => self.fate_of_script(),
+        match name {
+            "evalsha" => self.fate_of_script(),
             _ => Fate::Passes,
         }
     }

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 
 /// Removes what a compose project consists of. By labels, so that neither Compose nor its file are needed, and by force, since
 /// nobody needs an orderly shutdown here.
@@ -24,6 +25,14 @@ const PREFIX: &str = "session-layer-test-";
 /// The name of this process' project.
 pub(crate) fn project() -> String {
     format!("{PREFIX}{}", std::process::id())
+}
+
+/// Must live until this process ends: when it goes, so do all containers.
+static REAPER: LazyLock<Child> = LazyLock::new(|| watch_over(&project()).expect("sh can be started"));
+
+/// From now on whatever carries the label of this process' project is removed when the process ends.
+pub(crate) fn is_watching() {
+    LazyLock::force(&REAPER);
 }
 
 /// Removes what tests left behind whose reaper could not do its work, after a power cut for example.

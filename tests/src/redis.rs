@@ -3,11 +3,9 @@
 //!
 //! A port is the same number inside and outside, so that the addresses which sentinels announce are good on both sides.
 
-use std::process::Child;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use testcontainers::core::{ExecCommand, IntoContainerPort};
+use testcontainers::core::{ExecCommand, IntoContainerPort, Mount};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +20,10 @@ const IMAGE: (&str, &str) = ("redis", "7-bookworm");
 /// What the sentinels watch.
 pub const MASTER_NAME: &str = "mymaster";
 
+/// A folder on a disk of its own, which is soon full.
+pub const SMALL_DISK: &str = "/small";
+const SMALL_DISK_BYTES: i64 = 16 * 1024 * 1024;
+
 const START: Duration = Duration::from_secs(20);
 
 /// A container with a number of ports and, at first, nothing that listens on them.
@@ -29,9 +31,6 @@ pub struct Machine {
     container: ContainerAsync<GenericImage>,
     ports: Vec<u16>,
 }
-
-/// Must live until this process ends: when it goes, so do all containers.
-static REAPER: LazyLock<Child> = LazyLock::new(|| reaper::watch_over(&reaper::project()).expect("sh can be started"));
 
 /// A signal to a server.
 #[derive(Debug, Clone, Copy)]
@@ -56,12 +55,13 @@ impl Machine {
             .with_cmd(["sleep", "infinity"])
             // Under this label it goes with everything else of these tests, however they end.
             .with_label("com.docker.compose.project", reaper::project())
+            .with_mount(Mount::tmpfs_mount(SMALL_DISK).with_size_bytes(SMALL_DISK_BYTES))
             // Something must collect the killed.
             .with_host_config_modifier(|host| host.init = Some(true));
         for port in ports {
             request = request.with_mapped_port(port, port.tcp());
         }
-        LazyLock::force(&REAPER);
+        reaper::is_watching();
         let container = request.start().await.unwrap_or_else(|error| {
             panic!("cannot start a container of {}:{} (`cargo xtask up` builds or pulls it): {error}", IMAGE.0, IMAGE.1)
         });
@@ -139,6 +139,17 @@ impl Machine {
     /// What a server or sentinel has logged.
     pub async fn log(&self, port: u16) -> String {
         self.run(&format!("cat /tmp/{port}.log")).await
+    }
+
+    /// Leaves no room on the [`SMALL_DISK`].
+    pub async fn fill_small_disk(&self) {
+        // It says that there is no space left, which is the point.
+        self.run(&format!("cat /dev/zero >{SMALL_DISK}/filling 2>/dev/null; true")).await;
+    }
+
+    /// Makes room again.
+    pub async fn empty_small_disk(&self) {
+        self.run(&format!("rm {SMALL_DISK}/filling")).await;
     }
 
     /// A connection to a server or sentinel.

@@ -21,6 +21,8 @@ mod failover; // the master is killed, or frozen
 
 mod outage; // no Redis at all
 
+mod faults; // whatever else can go wrong, under load whose every answer is checked
+
 mod restart; // of nodes, and of everything
 
 mod promises; // what the layer promises, with two nodes on one Redis
