@@ -11,7 +11,6 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("session-layer/src/slot.rs", "everything that a request does with the store, in one order"),
     ("session-layer/src/commit.rs", "half of it is its truth tables"),
     ("session-layer/src/delta.rs", "half of it is its tests"),
-    ("session-layer/src/store/conformance.rs", "a list of checks"),
     ("session-layer/src/store/redis/reply.rs", "half of it is its tests"),
     (
         "session-layer/src/store/redis/observe.rs",

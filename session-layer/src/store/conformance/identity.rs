@@ -1,0 +1,158 @@
+//! New IDs, and what an ID is good for that has ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::draft::{alive, apply, assert_lasts, attributes, create, create_with, draft, load, start};
+use crate::id::SessionId;
+use crate::store::{Action, Loaded, Renewal, Reply, SessionStore, Start, Version};
+
+/// And leaves a tombstone that names it.
+pub async fn renewing_moves_everything_to_the_new_id(store: Arc<impl SessionStore>) {
+    let id = SessionId::random();
+    let start = Start { absolute_timeout: Some(Duration::from_secs(600)), principal: Some("alice".into()), ..start() };
+    draft(Action::Create(id, start.clone())).set("a", "1").set("n", "2").applied(&store).await;
+    let before = alive(&store, &id).await;
+    let to = id.successor();
+    let (version, _) = draft(Action::Renew(id, to, Renewal::Keep)).applied(&store).await;
+    let after = alive(&store, &to).await;
+    assert_eq!(after.attributes, before.attributes);
+    assert_eq!((after.created_on, after.idle_timeout), (before.created_on, before.idle_timeout));
+    assert_eq!((&after.principal, after.version), (&before.principal, version));
+    assert_lasts(&after, Duration::from_secs(600));
+    assert!(after.ttl > Duration::from_secs(30), "{:?}", after.ttl);
+    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
+}
+
+/// One step: nobody sees the one without the other.
+pub async fn renewing_changes_attributes_in_the_same_step(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("a", "1"), ("gone", "1"), ("n", "1")]).await;
+    let to = id.successor();
+    let renew =
+        draft(Action::Renew(id, to, Renewal::Keep)).set("a", "2").remove("gone").add("n", 1).when("a", Some("1"));
+    let (_, counters) = renew.applied(&store).await;
+    assert_eq!(counters, BTreeMap::from([("n".into(), 2)]));
+    assert_eq!(alive(&store, &to).await.attributes, attributes(&[("a", "2"), ("n", "2")]));
+    let last = to.successor();
+    draft(Action::Renew(to, last, Renewal::Keep)).clear().set("b", "1").applied(&store).await;
+    assert_eq!(alive(&store, &last).await.attributes, attributes(&[("b", "1")]));
+}
+
+/// What was in the session before the login stays.
+pub async fn logging_in_names_the_principal_and_restarts_the_absolute_timeout(store: Arc<impl SessionStore>) {
+    let id = SessionId::random();
+    let start = Start { absolute_timeout: Some(Duration::from_secs(600)), ..start() };
+    draft(Action::Create(id, start)).set("cart", "[1]").applied(&store).await;
+    let before = alive(&store, &id).await;
+    let to = id.successor();
+    let absolute_timeout = Some(Duration::from_secs(1200));
+    draft(Action::Renew(id, to, Renewal::LogIn { principal: "bob".into(), absolute_timeout }))
+        .set("a", "1")
+        .applied(&store)
+        .await;
+    let after = alive(&store, &to).await;
+    assert_eq!(after.attributes, attributes(&[("cart", "[1]"), ("a", "1")]));
+    assert_eq!((after.created_on, after.principal.as_deref()), (before.created_on, Some("bob")));
+    assert_lasts(&after, Duration::from_secs(1200));
+    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
+    // The next login is another principal's.
+    let last = to.successor();
+    draft(Action::Renew(to, last, Renewal::LogIn { principal: "carol".into(), absolute_timeout }))
+        .applied(&store)
+        .await;
+    assert_eq!(alive(&store, &last).await.principal.as_deref(), Some("carol"));
+}
+
+/// When the setting is gone by then.
+pub async fn logging_in_may_end_the_absolute_timeout(store: Arc<impl SessionStore>) {
+    let id = SessionId::random();
+    let start = Start { absolute_timeout: Some(Duration::from_millis(500)), ..start() };
+    draft(Action::Create(id, start)).applied(&store).await;
+    let to = id.successor();
+    let renewal = Renewal::LogIn { principal: "bob".into(), absolute_timeout: None };
+    draft(Action::Renew(id, to, renewal)).applied(&store).await;
+    let record = alive(&store, &to).await;
+    assert_eq!(record.expires_on, None);
+    assert!(record.ttl > Duration::from_secs(30), "{:?}", record.ttl);
+}
+
+/// Nothing of the old session goes over.
+pub async fn replacing_starts_from_nothing(store: Arc<impl SessionStore>) {
+    let id = SessionId::random();
+    let old = Start { absolute_timeout: Some(Duration::from_secs(600)), principal: Some("alice".into()), ..start() };
+    draft(Action::Create(id, old)).set("secret", "1").set("n", "5").applied(&store).await;
+    let to = id.successor();
+    let created_on = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_456);
+    let new = Start { created_on, idle_timeout: Duration::from_secs(90), absolute_timeout: None, principal: None };
+    let renew = draft(Action::Renew(id, to, Renewal::Replace { start: new, linked: true }));
+    let (version, counters) = renew.set("flash", "\"bye\"").add("n", 1).applied(&store).await;
+    assert_eq!(counters, BTreeMap::from([("n".into(), 1)]));
+    let record = alive(&store, &to).await;
+    assert_eq!(record.attributes, attributes(&[("flash", "\"bye\""), ("n", "1")]));
+    assert_eq!((record.created_on, record.idle_timeout), (created_on, Duration::from_secs(90)));
+    assert_eq!((record.principal, record.expires_on, record.version), (None, None, version));
+    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
+}
+
+/// A logout with a message on the next page: a late login must not follow there.
+pub async fn replacing_may_leave_no_trace_of_the_successor(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("a", "1")]).await;
+    let to = id.successor();
+    draft(Action::Renew(id, to, Renewal::Replace { start: start(), linked: false }))
+        .set("b", "2")
+        .applied(&store)
+        .await;
+    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+    assert_eq!(alive(&store, &to).await.attributes, attributes(&[("b", "2")]));
+}
+
+/// Neither of a renewed session nor of a destroyed one.
+pub async fn a_tombstone_takes_no_change(store: Arc<impl SessionStore>) {
+    let (renewed, destroyed) = (create(&store).await, create(&store).await);
+    let to = renewed.successor();
+    draft(Action::Renew(renewed, to, Renewal::Keep)).applied(&store).await;
+    draft(Action::Destroy(destroyed)).applied(&store).await;
+    for (id, successor) in [(renewed, Some(to)), (destroyed, None)] {
+        let ended = Reply::Ended { successor };
+        let newest = Version(u64::MAX);
+        assert_eq!(apply(id).set("a", "1").reply(&store).await, ended);
+        assert_eq!(apply(id).clear().seen(newest).reply(&store).await, ended);
+        assert_eq!(draft(Action::Renew(id, id.successor(), Renewal::Keep)).reply(&store).await, ended);
+        assert_eq!(draft(Action::Destroy(id)).reply(&store).await, ended);
+        assert_eq!(load(&store, &id).await, Loaded::Ended { successor });
+    }
+}
+
+/// At once, and with the version it had.
+pub async fn destroying_ends_a_session(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("a", "1")]).await;
+    let version = alive(&store, &id).await.version;
+    // Attributes, conditions and limits mean nothing to it.
+    let (last, counters) = draft(Action::Destroy(id)).seen(version).limits(0, 0).applied(&store).await;
+    assert_eq!((last, counters), (version, BTreeMap::new()));
+    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+}
+
+/// Neither a session nor a tombstone.
+pub async fn a_taken_id_is_not_created_over(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("a", "1")]).await;
+    let again = || draft(Action::Create(id, start())).set("a", "2");
+    assert_eq!(again().reply(&store).await, Reply::Occupied);
+    assert_eq!(alive(&store, &id).await.attributes, attributes(&[("a", "1")]));
+    draft(Action::Destroy(id)).applied(&store).await;
+    assert_eq!(again().reply(&store).await, Reply::Occupied);
+    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+}
+
+/// Both sessions stay what they are.
+pub async fn a_taken_id_is_not_renewed_to(store: Arc<impl SessionStore>) {
+    let id = create_with(&store, &[("a", "1")]).await;
+    let taken = id.successor();
+    draft(Action::Create(taken, start())).set("b", "2").applied(&store).await;
+    for renewal in [Renewal::Keep, Renewal::Replace { start: start(), linked: true }] {
+        assert_eq!(draft(Action::Renew(id, taken, renewal)).reply(&store).await, Reply::Occupied);
+    }
+    assert_eq!(alive(&store, &id).await.attributes, attributes(&[("a", "1")]));
+    assert_eq!(alive(&store, &taken).await.attributes, attributes(&[("b", "2")]));
+}
