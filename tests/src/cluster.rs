@@ -105,7 +105,7 @@ impl Drop for InUse {
         }
         for (service, container) in &self.cluster.containers {
             let since = self.since.to_string();
-            let arguments = ["logs", "--timestamps", "--since", &since, "--tail", "40", container.id()];
+            let arguments = ["logs", "--timestamps", "--since", &since, "--tail", "40", container.name()];
             if let Ok(logs) = std::process::Command::new("docker").args(arguments).output() {
                 let text = [logs.stdout, logs.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
                 eprintln!("--- {service}\n{text}");
@@ -166,6 +166,20 @@ impl Cluster {
     /// The compose project.
     pub fn project(&self) -> &str {
         &self.project
+    }
+
+    /// Runs `cargo xtask` with these words on this cluster; what it said.
+    ///
+    /// # Errors
+    ///
+    /// When it fails; also what it said.
+    pub async fn xtask(&self, words: &[&str]) -> Result<String, String> {
+        // Set by cargo for the tests that it runs.
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        let mut command = Command::new(cargo);
+        command.args(["run", "--quiet", "--package", "xtask", "--"]).args(words).args(["--project", &self.project]);
+        in_repository(&mut command);
+        finish(&mut command).await
     }
 
     /// When each container was started; what restarts shows here.
@@ -260,6 +274,16 @@ fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs()
 }
 
+/// Runs the command in the root of the repository, where Compose reads `.env`, and with the tests' settings.
+fn in_repository(command: &mut Command) {
+    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository"));
+    // The shell wins over `.env`: what somebody changed there for their own cluster does not change the tests.
+    command.env("PUBLISH_ADDRESS", "127.0.0.1").env("SESSION_DEVELOPMENT", "1");
+    for unset in ["SESSION_ACCEPTED_SECRETS", "SESSION_IDLE_TIMEOUT_SECS", "SESSION_ABSOLUTE_TIMEOUT_SECS"] {
+        command.env(unset, "");
+    }
+}
+
 /// Whichever Compose there is.
 struct Compose {
     program: &'static [&'static str],
@@ -281,13 +305,7 @@ impl Compose {
     fn command(&self) -> Command {
         let mut command = Command::new(self.program[0]);
         command.args(&self.program[1..]).args(["--project-name", &self.project]);
-        // The root of the repository; Compose reads its `.env`.
-        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository"));
-        // The shell wins over `.env`: what somebody changed there for their own cluster does not change the tests.
-        command.env("PUBLISH_ADDRESS", "127.0.0.1").env("SESSION_DEVELOPMENT", "1");
-        for unset in ["SESSION_ACCEPTED_SECRETS", "SESSION_IDLE_TIMEOUT_SECS", "SESSION_ABSOLUTE_TIMEOUT_SECS"] {
-            command.env(unset, "");
-        }
+        in_repository(&mut command);
         command
     }
 

@@ -69,7 +69,8 @@ impl Drop for Throttled {
 /// A container of a compose project.
 #[derive(Debug, Clone)]
 pub struct Container {
-    id: String,
+    /// By its name, which stays when an upgrade creates the container anew.
+    name: String,
 }
 
 impl Container {
@@ -81,41 +82,49 @@ impl Container {
     pub async fn find(project: &str, service: &str) -> Result<Self, String> {
         let project = format!("label=com.docker.compose.project={project}");
         let service = format!("label=com.docker.compose.service={service}");
-        let arguments = ["ps", "--all", "--quiet", "--no-trunc", "--filter", &project, "--filter", &service];
+        let arguments = ["ps", "--all", "--format", "{{.Names}}", "--filter", &project, "--filter", &service];
         match run("docker", &arguments).await?.lines().collect::<Vec<_>>()[..] {
-            [id] => Ok(Self { id: id.to_owned() }),
-            ref ids => Err(format!("{service} has {} containers", ids.len())),
+            [name] => Ok(Self { name: name.to_owned() }),
+            ref names => Err(format!("{service} has {} containers", names.len())),
         }
     }
 
     /// A field of `docker inspect`, as a Go template.
     pub async fn inspect(&self, template: &str) -> String {
-        docker(&["inspect", "--format", template, &self.id]).await.trim().to_owned()
+        docker(&["inspect", "--format", template, &self.name]).await.trim().to_owned()
     }
 
     /// SIGKILL: the container stays dead until it is started.
     pub async fn kill(&self) {
-        docker(&["kill", &self.id]).await;
+        docker(&["kill", &self.name]).await;
+    }
+
+    /// SIGKILL as from the kernel. Nobody wished it, so Docker starts the container again.
+    pub async fn crash(&self) {
+        let process = self.inspect("{{.State.Pid}}").await;
+        // Of all processes of the machine, in a container, so that who runs the tests needs no right to do so.
+        let place = ["run", "--rm", "--pid", "host", "--network", "none", "redis:7-bookworm"];
+        docker(&[&place[..], &["sh", "-c", r#"kill -KILL "$0""#, &process]].concat()).await;
     }
 
     /// SIGTERM, and time to end in order.
     pub async fn stop(&self) {
-        docker(&["stop", &self.id]).await;
+        docker(&["stop", &self.name]).await;
     }
 
     /// Starts it again.
     pub async fn start(&self) {
-        docker(&["start", &self.id]).await;
+        docker(&["start", &self.name]).await;
     }
 
     /// Freezes all its processes, as SIGSTOP does; connections stay open and nobody answers on them.
     pub async fn pause(&self) {
-        docker(&["pause", &self.id]).await;
+        docker(&["pause", &self.name]).await;
     }
 
     /// Lets them go on.
     pub async fn unpause(&self) {
-        docker(&["unpause", &self.id]).await;
+        docker(&["unpause", &self.name]).await;
     }
 
     /// Cuts it off from all others, as a pulled cable does: connections stay open, and nothing comes on them.
@@ -144,13 +153,13 @@ impl Container {
     ///
     /// When it fails, or the container does not run.
     pub async fn shell(&self, script: &str) -> Result<String, String> {
-        run("docker", &["exec", "--user", "root", &self.id, "sh", "-c", script]).await
+        run("docker", &["exec", "--user", "root", &self.name, "sh", "-c", script]).await
     }
 
     /// Standard output and standard error of its last run since `since` (a Unix time, or a duration such as `10m`).
     pub async fn logs(&self, since: &str) -> String {
         let command = r#"docker logs --since "$1" "$0" 2>&1"#;
-        run("sh", &["-c", command, &self.id, since]).await.unwrap_or_else(|error| panic!("{error}"))
+        run("sh", &["-c", command, &self.name, since]).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Asks the Redis server or sentinel in it; the answer as `redis-cli` prints it to a pipe.
@@ -161,12 +170,12 @@ impl Container {
     pub async fn redis_cli(&self, arguments: &[&str]) -> Result<String, String> {
         // The port stands in the container's environment, the password too, where there is one.
         let script = r#"exec timeout 3 redis-cli -e -p "$NODE_PORT" "$@""#;
-        let mut all = vec!["exec", &self.id, "sh", "-c", script, "redis-cli"];
+        let mut all = vec!["exec", &self.name, "sh", "-c", script, "redis-cli"];
         all.extend(arguments);
         Ok(run("docker", &all).await?.trim_end_matches('\n').to_owned())
     }
 
-    pub(crate) fn id(&self) -> &str {
-        &self.id
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 }

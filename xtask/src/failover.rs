@@ -43,9 +43,10 @@ pub(crate) fn failover(project: Option<String>, by: Fault, under: Under) -> Resu
     outcome.print();
     let longest = rounds.iter().map(|round| round.longest).max().unwrap_or_default();
     println!(
-        "\n{} failovers: {} failed, longest wait {longest:.2?}, logins or logouts lost {}, other acknowledged writes lost {}",
+        "\n{} failovers: {} failed, longest wait {:.2} s, logins or logouts lost {}, other acknowledged writes lost {}",
         rounds.len(),
         outcome.report.failed(),
+        longest.as_secs_f64(),
         outcome.findings.lost_durable.count,
         outcome.findings.lost.count
     );

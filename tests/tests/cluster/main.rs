@@ -19,6 +19,8 @@ mod cost; // round trips and commands
 
 mod failover; // the master is killed, or frozen
 
+mod under_load; // upgrades, failovers and a node that dies, under load whose every answer is checked
+
 mod outage; // no Redis at all
 
 mod faults; // whatever else can go wrong, under load whose every answer is checked

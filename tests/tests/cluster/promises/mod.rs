@@ -18,7 +18,7 @@ use browser::{Answer, Browser};
 use node::{Node, Place};
 
 /// How often something is done: a few times, or as often as the promise says.
-fn times(short: usize, long: usize) -> usize {
+pub(crate) fn times(short: usize, long: usize) -> usize {
     if std::env::var_os("LONG_TESTS").is_some() { long } else { short }
 }
 
