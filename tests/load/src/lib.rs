@@ -12,6 +12,10 @@ pub mod report; // what became of them
 
 mod model; // what a visitor knows of its session, and what an answer must therefore say
 
+mod answers; // what an answer says of it
+
+mod findings; // what comes of comparing the two
+
 pub mod visitors; // many of them, as the driver's workload
 
 #[cfg(test)]

@@ -4,31 +4,23 @@
 //! were here last come again first, so most of the load is of sessions that are in use; the others step in while requests wait.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::answers::{COUNT, NOTE, NOTES_EACH, good, view};
 use crate::browser::{Answer, Browser, Site, attribute, login_form};
 use crate::driver::{Outcome, Request, Workload, lock};
-use crate::model::{Action, Cookie, Finding, Good, Model, View};
+pub use crate::findings::{Count, Findings};
+use crate::model::{Action, Cookie, Finding, Model, View};
 
 /// The demo's accounts.
 const ACCOUNTS: [(&str, &str); 2] = [("alice", "wonderland"), ("bob", "builder")];
-/// The attributes that visitors use.
-const NOTE: &str = "note";
-const COUNT: &str = "count";
-/// What the demo sets by itself.
-const OF_THE_DEMO: [&str; 3] = ["visits", "recent_servers", "device"];
-/// A visitor's notes are its own numbers, so that somebody else's is recognised.
-const NOTES_EACH: i64 = 1_000_000;
-
 /// Visitors enough for requests that wait this long, each of them: more than the longest wait for the store.
 const WAITS: Duration = Duration::from_secs(7);
 /// How long a visitor rests whose last request had no good answer. After the store's budget (5 s) whatever it began has
@@ -36,9 +28,6 @@ const WAITS: Duration = Duration::from_secs(7);
 const REST: Duration = Duration::from_secs(7);
 /// How many requests are under way at once while visitors arrive, and while they are looked at in the end.
 const AT_ONCE: usize = 24;
-/// How many findings of each sort are kept word for word; all are counted.
-const KEPT: usize = 50;
-
 /// In percent, what is due: the rest of 100 is logins and logouts, in turn.
 #[derive(Debug, Clone, Copy)]
 pub struct Mix {
@@ -88,45 +77,6 @@ struct Visitor {
     notes: i64,
     /// Cookies whose sessions have ended, and must stay ended.
     ended: Vec<String>,
-}
-
-/// What was found out about sessions, beside what became of the requests.
-#[derive(Debug, Clone, Default)]
-pub struct Findings {
-    /// What nothing excuses: wrong users, values nobody wrote, increments that count twice.
-    pub wrong: Count,
-    /// Logins and logouts that were acknowledged and did not last, a logged-out cookie that works again included.
-    pub lost_durable: Count,
-    /// Cookies that opened a session again after its logout, or its change of ID, was acknowledged. They count as durable ones
-    /// lost as well.
-    pub resurrected: u64,
-    /// Other writes that were acknowledged and did not last.
-    pub lost: Count,
-    /// Notes that were not there to remove: lost, or removed by the same request, which a proxy sent again.
-    pub missing: u64,
-    /// Visits that were counted once more than asked for, by a `GET` that a proxy sent again.
-    pub repeated: u64,
-    /// Logins that were acknowledged.
-    pub logins: u64,
-    /// Logouts that were acknowledged.
-    pub logouts: u64,
-    /// Other writes that were acknowledged.
-    pub writes: u64,
-    /// Requests whose effect was not known at first.
-    pub doubts: u64,
-    /// Visitors whose session was looked at in the end.
-    pub verified: u64,
-    /// Cookies of ended sessions that were tried again.
-    pub tried: u64,
-}
-
-/// How many, and the first of them in words.
-#[derive(Debug, Clone, Default)]
-pub struct Count {
-    /// How many.
-    pub count: u64,
-    /// The first ones.
-    pub first: Vec<String>,
 }
 
 impl Visitors {
@@ -310,15 +260,6 @@ impl Inner {
     }
 }
 
-impl Count {
-    fn add(&mut self, count: u64, what: impl FnOnce() -> String) {
-        self.count += count;
-        if self.first.len() < KEPT {
-            self.first.push(what());
-        }
-    }
-}
-
 impl Visitor {
     fn new_note(&mut self) -> i64 {
         self.notes += 1;
@@ -431,99 +372,5 @@ impl Visitor {
                 Err(why) => findings.wrong.add(1, || format!("a cookie could not be tried again: {why}")),
             }
         }
-    }
-}
-
-/// What an answer says, if it is the one that the action asks for.
-fn good(number: i64, action: Action, answer: &Answer) -> Result<Good, String> {
-    let unexpected = || {
-        let text: String = answer.text().chars().take(200).collect();
-        format!("answered {}: {text}", answer.status)
-    };
-    match (action, answer.status.as_u16()) {
-        (Action::Read, 200) => Ok(Good::Session(view(number, answer)?)),
-        (Action::Visit, 200) => Ok(Good::Page(page(answer)?)),
-        (Action::Set(_), 204) | (Action::Remove, 204) | (Action::LogIn | Action::LogOut, 303) => Ok(Good::Done),
-        // Honest, if what was there is lost; the model knows.
-        (Action::Remove, 404) => Ok(Good::NoNote),
-        (Action::Increment, 200) => {
-            let value = json(answer)?["value"].as_i64().ok_or_else(unexpected)?;
-            Ok(Good::Count(value))
-        }
-        _ => Err(unexpected()),
-    }
-}
-
-fn json(answer: &Answer) -> Result<Value, String> {
-    serde_json::from_slice(&answer.body).map_err(|error| format!("no JSON ({error}): {}", answer.text()))
-}
-
-/// The session, from the API's answer to the visitor with this number.
-fn view(number: i64, answer: &Answer) -> Result<View, String> {
-    let json = json(answer)?;
-    let text = |name: &str| json[name].as_str().map(str::to_owned);
-    let attributes = json["attributes"].as_object().ok_or_else(|| format!("no attributes: {json}"))?;
-    let is_own = |name: &str, value: &Value| match name {
-        NOTE => value.as_i64().is_some_and(|value| value / NOTES_EACH == number),
-        COUNT => value.is_i64(),
-        name => OF_THE_DEMO.contains(&name),
-    };
-    let foreign = attributes.iter().filter(|(name, value)| !is_own(name, value));
-    Ok(View {
-        id: text("session_id"),
-        created_on: text("created_on"),
-        account: text("account"),
-        note: attributes.get(NOTE).and_then(Value::as_i64),
-        count: attributes.get(COUNT).and_then(Value::as_i64).unwrap_or(0),
-        visits: json["visits"].as_i64().ok_or_else(|| format!("no visits: {json}"))?,
-        foreign: foreign.map(|(name, value)| format!("{name}={value}")).collect(),
-    })
-}
-
-/// The session, from the page.
-fn page(answer: &Answer) -> Result<View, String> {
-    let html = answer.text();
-    let between = |start: &str, end: &str| {
-        let (_, rest) = html.split_once(start)?;
-        Some(rest.split_once(end)?.0.to_owned())
-    };
-    let missing = |what: &str| format!("no {what} on the page: {html}");
-    Ok(View {
-        id: Some(between(r#"id="session-id"><code>"#, "<").ok_or_else(|| missing("session ID"))?),
-        account: between(r#"id="account-name">"#, "<"),
-        visits: between(r#"id="visits">"#, "<")
-            .and_then(|visits| visits.parse().ok())
-            .ok_or_else(|| missing("visits"))?,
-        ..View::default()
-    })
-}
-
-impl Findings {
-    /// Whether nothing was wrong and no login or logout was lost. Other lost writes are for whoever asks to judge.
-    pub fn are_good(&self) -> bool {
-        self.wrong.count == 0 && self.lost_durable.count == 0
-    }
-}
-
-impl fmt::Display for Findings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wrong, lost_durable, lost, resurrected, repeated, missing, .. } = self;
-        let Self { logins, logouts, writes, doubts, verified, tried, .. } = self;
-        writeln!(f, "  acknowledged: {logins} logins, {logouts} logouts, {writes} other writes; {doubts} in doubt")?;
-        writeln!(f, "  looked at afterwards: {verified} sessions, {tried} cookies of ended ones")?;
-        writeln!(
-            f,
-            "  lost: {} logins or logouts ({resurrected} resurrected), {} other writes",
-            lost_durable.count, lost.count
-        )?;
-        writeln!(
-            f,
-            "  wrong: {}; visits counted once more: {repeated}, nothing left to remove: {missing}",
-            wrong.count
-        )?;
-        for what in wrong.first.iter().chain(&lost_durable.first).chain(&lost.first).take(20) {
-            writeln!(f, "    {what}")?;
-        }
-        Ok(())
     }
 }
