@@ -42,7 +42,7 @@ fn docker_at_last(arguments: &[&str]) {
 /// A container that is cut off until this is dropped.
 #[derive(Debug)]
 pub struct CutOff {
-    id: String,
+    name: String,
     network: String,
     service: String,
 }
@@ -50,19 +50,19 @@ pub struct CutOff {
 impl Drop for CutOff {
     fn drop(&mut self) {
         // The name that the others know it by went with the connection.
-        docker_at_last(&["network", "connect", "--alias", &self.service, &self.network, &self.id]);
+        docker_at_last(&["network", "connect", "--alias", &self.service, &self.network, &self.name]);
     }
 }
 
 /// A container that has less than a whole processor until this is dropped.
 #[derive(Debug)]
 pub struct Throttled {
-    id: String,
+    name: String,
 }
 
 impl Drop for Throttled {
     fn drop(&mut self) {
-        docker_at_last(&["update", "--cpu-quota", "-1", &self.id]);
+        docker_at_last(&["update", "--cpu-quota", "-1", &self.name]);
     }
 }
 
@@ -137,14 +137,14 @@ impl Container {
         let network = self.inspect(format).await;
         assert!(!network.is_empty(), "the container is in no network");
         let service = self.inspect(r#"{{index .Config.Labels "com.docker.compose.service"}}"#).await;
-        docker(&["network", "disconnect", "--force", &network, &self.id]).await;
-        CutOff { id: self.id.clone(), network, service }
+        docker(&["network", "disconnect", "--force", &network, &self.name]).await;
+        CutOff { name: self.name.clone(), network, service }
     }
 
     /// Gives it a share of one processor, in percent, until what is returned is dropped.
     pub async fn throttle(&self, percent: u32) -> Throttled {
-        docker(&["update", "--cpu-period", "100000", "--cpu-quota", &(percent * 1000).to_string(), &self.id]).await;
-        Throttled { id: self.id.clone() }
+        docker(&["update", "--cpu-period", "100000", "--cpu-quota", &(percent * 1000).to_string(), &self.name]).await;
+        Throttled { name: self.name.clone() }
     }
 
     /// Runs a shell script in it, as root; what it printed.
