@@ -10,7 +10,7 @@ const announcement = document.getElementById("announcement");
 const SILENCE = 3000;
 // nginx picks the node: the next try may well find the other one.
 const AGAIN = 700;
-// Streams end after a minute by themselves; what comes back at once was never away.
+// Streams end every 20 seconds by themselves; what comes back at once was never away.
 const NOTICE = 1200;
 let source;
 let silence;

@@ -53,6 +53,17 @@ impl RawRequest {
         parse(&self.read).map(|(status, headers, body)| Answer { status, headers, body, took })
     }
 
+    /// What has come so far, as soon as it fulfils a condition.
+    pub async fn read_until(&mut self, condition: impl Fn(&str) -> bool) -> String {
+        loop {
+            let text = String::from_utf8_lossy(&self.read).into_owned();
+            if condition(&text) {
+                return text;
+            }
+            assert!(self.read_more().await.is_some(), "the answer has ended: {text}");
+        }
+    }
+
     async fn read_more(&mut self) -> Option<()> {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("no answer in time");
         // A server may close the connection under a request that it does not want to read to its end.

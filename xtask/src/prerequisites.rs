@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::shell::{Patience, cargo, command, read, run_quietly, succeeds};
+use crate::shell::{Patience, cargo, command, read, run_quietly, succeeds, target_folder};
 
 /// What to do instead, said with everything that needs Docker.
 const WITHOUT: &str = "`cargo run` starts an embedded cluster that needs nothing but Rust";
@@ -39,6 +39,38 @@ pub(crate) fn mmdebstrap() -> Result<()> {
         return Ok(());
     }
     install("mmdebstrap", "mmdebstrap, which stand-in images are built with,")
+}
+
+/// A browser for the tests, and what drives it.
+pub(crate) fn chromium() -> Result<()> {
+    if succeeds(command("chromedriver", &["--version"])) {
+        return Ok(());
+    }
+    install("chromium", "Chromium, which the pages are tested in,")?;
+    install("chromium-driver", "chromium-driver")
+}
+
+/// axe-core, which the tests look for barriers on the pages with. `tests/axe.txt` says which and from where.
+pub(crate) fn axe() -> Result<()> {
+    const WHEEL: &str = "axe_playwright_python-0.1.8-py3-none-any.whl";
+    let folder = target_folder()?.join("axe");
+    if folder.join("axe_playwright_python/axe.min.js").is_file() {
+        return Ok(());
+    }
+    if !succeeds(command("python3", &["-m", "pip", "--version"])) {
+        install("python3-pip", "pip, which axe-core is fetched with,")?;
+    }
+    let folder = folder.to_string_lossy().into_owned();
+    let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", &folder];
+    let mut fetch = command("python3", &download);
+    fetch.args(["--requirement", "tests/axe.txt"]);
+    run_quietly("Fetching axe-core", fetch, Patience::minutes(5))?;
+    let wheel = format!("{folder}/{WHEEL}");
+    run_quietly(
+        "Unpacking axe-core",
+        command("python3", &["-m", "zipfile", "--extract", &wheel, &folder]),
+        Patience::minutes(1),
+    )
 }
 
 /// The parts of the toolchain that the tests use; minimal toolchains leave them out.

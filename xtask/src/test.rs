@@ -13,6 +13,8 @@ use crate::{images, prerequisites};
 pub(crate) fn test() -> Result<()> {
     // Whatever is missing is said before anything takes minutes.
     prerequisites::toolchain()?;
+    prerequisites::chromium()?;
+    prerequisites::axe()?;
     let settings = Settings::load()?;
     let compose = Compose::find(None, &settings)?;
 

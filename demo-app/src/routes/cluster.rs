@@ -25,9 +25,9 @@ const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
 /// The shortest time between two pictures of a stream: faster than anybody sees, slower than offsets change under load.
 const PACE: Duration = Duration::from_millis(200);
 
-/// A stream ends by itself after this long, and browsers open another one. So nobody who waits for streams to end, an nginx that
-/// was reloaded for example, waits for longer.
-const LONGEST: Duration = Duration::from_secs(60);
+/// A stream ends by itself after this long, and browsers open another one. So nobody who waits for streams to end waits for longer:
+/// an nginx that was reloaded, say, to take a node out of rotation.
+const LONGEST: Duration = Duration::from_secs(20);
 
 pub(crate) fn pages() -> Router<Node> {
     Router::new().route("/cluster", get(show))

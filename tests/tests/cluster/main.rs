@@ -11,6 +11,8 @@ mod concurrency; // many writers of one session
 
 mod history; // what many clients were told, held against every order of what they did
 
+mod pages; // the pages in a real browser, and what they tell scripts
+
 mod late; // a request that is still on its way when its session ends
 
 mod bad_input; // cookies, bodies and stored values that nobody should send or store
