@@ -165,7 +165,7 @@ impl Container {
     /// The same with the time of each line at its beginning, as RFC 3339 has it.
     pub async fn timed_logs(&self, since: &str) -> String {
         let command = r#"docker logs --timestamps --since "$1" "$0" 2>&1"#;
-        run("sh", &["-c", command, &self.id, since]).await.unwrap_or_else(|error| panic!("{error}"))
+        run("sh", &["-c", command, &self.name, since]).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Asks the Redis server or sentinel in it; the answer as `redis-cli` prints it to a pipe.
