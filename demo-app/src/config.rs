@@ -29,7 +29,7 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 }
 
 /// Every setting. `demo-app help` prints this table; nothing is read from the environment that is not in it.
-pub(crate) const SETTINGS: [Setting; 15] = [
+pub(crate) const SETTINGS: [Setting; 16] = [
     setting("LISTEN", "127.0.0.1:8080", "address and port to listen on; port 0 takes a free one"),
     setting("SERVER_NAME", "1111", "the name this node shows on its page and in the X-Served-By header"),
     setting(
@@ -68,6 +68,11 @@ pub(crate) const SETTINGS: [Setting; 15] = [
         "SESSION_REPLICA_READS",
         "off",
         "on: sessions are read from Redis replicas where nobody can tell the difference who waits for answers; a logout may then reach the other node up to a second later",
+    ),
+    setting(
+        "SESSION_NEAR_CACHE",
+        "off",
+        "on: sessions that were read stay in this node's memory until Redis says that they changed; a logout may then reach the other node up to a second later, usually within milliseconds",
     ),
     setting(
         "SESSION_ROLLBACK_DETECTION",
@@ -126,6 +131,7 @@ pub(crate) struct SessionSettings {
     pub(crate) absolute_timeout: Option<Duration>,
     pub(crate) development: bool,
     pub(crate) replica_reads: bool,
+    pub(crate) near_cache: bool,
     pub(crate) rollback_detection: bool,
 }
 
@@ -215,6 +221,7 @@ impl Config {
                 absolute_timeout,
                 development,
                 replica_reads: switch("SESSION_REPLICA_READS", get("SESSION_REPLICA_READS"))?,
+                near_cache: switch("SESSION_NEAR_CACHE", get("SESSION_NEAR_CACHE"))?,
                 rollback_detection: switch("SESSION_ROLLBACK_DETECTION", get("SESSION_ROLLBACK_DETECTION"))?,
             },
         })

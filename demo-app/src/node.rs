@@ -9,7 +9,7 @@ use axum::extract::{Extension, Request};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
-use session_layer::store::{MemoryStore, RedisStore, SessionStore};
+use session_layer::store::{MemoryStore, NearCacheLimits, RedisStore, SessionStore};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -143,7 +143,9 @@ pub(crate) async fn run(
         StoreUrl::Memory => (Node::new(name, || true), Layers::new(MemoryStore::new(), settings)?, None),
         StoreUrl::Redis(url) => {
             // Returns at once and connects behind the scenes: a node starts while Redis is down.
-            let store = RedisStore::builder(&url).replica_reads(settings.replica_reads);
+            let store = RedisStore::builder(&url)
+                .replica_reads(settings.replica_reads)
+                .near_cache(settings.near_cache.then(NearCacheLimits::default));
             let store = store.build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
             let layers = Layers::new(store.clone(), settings)?;
             let observer = store.observe();

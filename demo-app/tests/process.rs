@@ -17,7 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 16] = [
     "LISTEN",
     "SERVER_NAME",
     "REDIS_URL",
@@ -29,6 +29,7 @@ const SETTINGS: [&str; 15] = [
     "SESSION_ABSOLUTE_TIMEOUT_SECS",
     "SESSION_DEVELOPMENT",
     "SESSION_REPLICA_READS",
+    "SESSION_NEAR_CACHE",
     "SESSION_ROLLBACK_DETECTION",
     "LOG_FORMAT",
     "RUST_LOG",

@@ -21,6 +21,11 @@ pub use redis::{
 #[cfg(feature = "redis")]
 mod recent;
 
+#[cfg(feature = "redis")]
+mod near_cache;
+#[cfg(feature = "redis")]
+pub use near_cache::NearCacheLimits;
+
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 

@@ -40,10 +40,6 @@ impl Recent {
         if target != Some(id) {
             self.ended(*id);
         }
-        if commit.sessions.is_some() && commit.action.logs_in().is_some() {
-            // It may have ended the oldest sessions of its principal.
-            self.ended_some();
-        }
     }
 
     /// A commit made this version of a session.

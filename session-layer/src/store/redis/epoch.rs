@@ -14,6 +14,7 @@ use super::durable::Durable;
 use super::replicas::Replicas;
 use super::resp::Frame;
 use super::scripts::Script;
+use super::tracking::Tracking;
 use super::url::{Address, Login};
 
 /// How long the questions may take that decide whether a server is used.
@@ -35,6 +36,8 @@ pub(super) struct Epoch {
     pub(super) suspicious: Notify,
     /// Those that may be read from, if any may.
     pub(super) replicas: Replicas,
+    /// Over which the near cache is filled, if there is one.
+    pub(super) tracking: Tracking,
     /// How many sessions were read here.
     pub(super) reads: Arc<AtomicU64>,
     /// When most sentinels were asked last and none of the newest answers named another master.
@@ -81,6 +84,7 @@ impl Epoch {
             exit: Arc::default(),
             suspicious: Notify::new(),
             replicas: Replicas::default(),
+            tracking: Tracking::default(),
             reads,
             confirmed: watch::Sender::new(Instant::now()),
             had_replicas: AtomicBool::new(false),

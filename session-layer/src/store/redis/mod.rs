@@ -2,7 +2,8 @@
 //!
 //! The only place that talks to Redis. In the order of a command's life: where Redis is (`url`), who leads (`topology`, `sentinel`,
 //! `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and to its replicas (`replicas`, `reads`), what they
-//! speak (`resp`), what is asked (`keys`, `scripts`), what it answers (`reply`). Beside them `observe`, for people to look at.
+//! speak (`resp`), what is asked (`keys`, `scripts`), what it answers (`reply`), what it tells of changes (`tracking`). Beside them
+//! `observe`, for people to look at.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use super::near_cache::{NearCache, NearCacheLimits};
 use super::recent::Recent;
 use super::{Freshness, Listed, Loaded, Record, SessionStore, StoreError};
 use crate::commit::{Commit, Reply, Revocation, Revoked};
@@ -40,6 +42,8 @@ mod resp;
 mod durable;
 
 mod replicas;
+
+mod tracking;
 
 mod reads;
 pub use reads::ReadShares;
@@ -91,6 +95,7 @@ struct Inner {
     watched: bool,
     /// Only where there are copies.
     recent: Option<Recent>,
+    near_cache: Option<Arc<NearCache>>,
     reads: Reads,
     task: AbortHandle,
 }
@@ -112,6 +117,7 @@ pub struct RedisStoreBuilder {
     durable_replicas: Option<u32>,
     replica_reads: bool,
     replicas: Option<Vec<String>>,
+    near_cache: Option<NearCacheLimits>,
 }
 
 impl RedisStore {
@@ -129,6 +135,7 @@ impl RedisStore {
             durable_replicas: None,
             replica_reads: false,
             replicas: None,
+            near_cache: None,
         }
     }
 
@@ -139,7 +146,8 @@ impl RedisStore {
 
     /// How often sessions were read from where since this store began.
     pub fn reads(&self) -> ReadShares {
-        self.inner.reads.shares()
+        let near_cache = self.inner.near_cache.as_ref().map_or(0, |cache| cache.hits());
+        ReadShares { near_cache, ..self.inner.reads.shares() }
     }
 
     /// Looks at all servers and sentinels from here on, over connections of its own, until the observer is dropped: for
@@ -155,6 +163,23 @@ impl RedisStore {
     fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
         let epoch = self.inner.master.borrow().clone();
         epoch.ok_or_else(|| StoreError::unavailable("there is no connection to a Redis master"))
+    }
+
+    /// Over the connection on which the server tells what changed, if there is one just now.
+    async fn load_and_keep(&self, id: &SessionId, cache: &NearCache, epoch: &Arc<Epoch>) -> Result<Loaded, StoreError> {
+        let session = id.handle();
+        // In this order: what comes over a connection that was lost before, or is lost from now on, is not kept.
+        let ticket = cache.ticket(&session);
+        let tracking = epoch.tracking.connection();
+        let connection = tracking.as_deref().unwrap_or(&epoch.connection);
+        let (fields, ttl) = self.attempt(epoch, connection.read(self.inner.keys.session(id))).await?;
+        epoch.reads.fetch_add(1, Ordering::Relaxed);
+        let loaded = reply::loaded(fields, ttl, epoch.clock())?;
+        // What is absent is not kept: most who ask for such a session never come again.
+        if let (Loaded::Alive(record), Some(_)) = (&loaded, &tracking) {
+            cache.keep(session, ticket, record);
+        }
+        Ok(loaded)
     }
 
     async fn commit_once(&self, commit: &Commit) -> Result<Reply, StoreError> {
@@ -220,17 +245,28 @@ fn judge(epoch: &Epoch, error: CallError) -> StoreError {
 impl SessionStore for RedisStore {
     async fn load(&self, id: &SessionId) -> Result<Loaded, StoreError> {
         let epoch = self.epoch()?;
+        if let Some(cache) = &self.inner.near_cache {
+            return self.load_and_keep(id, cache, &epoch).await;
+        }
         let (fields, ttl) = self.attempt(&epoch, epoch.connection.read(self.inner.keys.session(id))).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
         reply::loaded(fields, ttl, epoch.clock())
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
-        let reply = self.commit_once(commit).await?;
-        if let (Some(recent), Reply::Applied { version, .. }) = (&self.inner.recent, &reply) {
+        let reply = self.commit_once(commit).await;
+        if let (Some(recent), Ok(Reply::Applied { version, .. })) = (&self.inner.recent, &reply) {
             recent.note(commit, *version);
         }
-        Ok(reply)
+        if let Some(cache) = &self.inner.near_cache {
+            // Also when nobody knows whether it was applied.
+            cache.drop_session(&commit.action.id().handle());
+            if let (Some(_), Some(principal)) = (commit.sessions, commit.action.logs_in()) {
+                // It may have ended the oldest of theirs.
+                cache.drop_principal(principal);
+            }
+        }
+        reply
     }
 
     async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
@@ -249,6 +285,9 @@ impl SessionStore for RedisStore {
         if let Some(recent) = &self.inner.recent {
             recent.ended_some();
         }
+        if let Some(cache) = &self.inner.near_cache {
+            cache.drop_principal(&revocation.principal);
+        }
         Ok(Revoked { ended: reply::revoked(&answer)?, confirmed })
     }
 
@@ -264,6 +303,13 @@ impl SessionStore for RedisStore {
 
     async fn load_copy(&self, id: &SessionId, wanted: &Freshness) -> Option<Record> {
         let recent = self.inner.recent.as_ref()?;
+        if let Some(cache) = &self.inner.near_cache
+            && let Some(record) = cache.get(&id.handle(), wanted.max_age)
+            && stands_in(record.version, wanted, recent.oldest(id))
+        {
+            cache.count();
+            return Some(record);
+        }
         let epoch = self.epoch().ok()?;
         let replica = epoch.replicas.pick()?;
         let read = self.attempt(&epoch, async { Ok(replica.read(self.inner.keys.session(id)).await) });
@@ -352,6 +398,23 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// Keeps sessions that were read in this node's memory, so that reading them again costs no round trip, until the server says that
+    /// they changed. Default: off.
+    ///
+    /// It is used as a replica would be: only for a browser that was told of nothing newer, more than a second ago. Redis says what
+    /// changed over a connection of its own (`CLIENT TRACKING`), usually within a millisecond. When it has not been heard of for a
+    /// second, when that connection is lost, and when the master changes, the cache is empty. A session stays at most 30 seconds, and
+    /// no longer than the layer's `touch_interval`, so that it is prolonged as if it were read.
+    ///
+    /// What it costs: memory, up to the limits; one more connection and four questions a second; in Redis a table of who read what, one
+    /// message per node for each change of a session that it has, and one small key; a second cookie, `<name>-v`, whenever a
+    /// session's version changed. A logout or revocation on one node reaches reads on another when Redis' message does, a second later
+    /// at worst. Writes are never based on it: what has ended refuses them at once.
+    pub fn near_cache(mut self, limits: impl Into<Option<NearCacheLimits>>) -> Self {
+        self.near_cache = limits.into();
+        self
+    }
+
     /// Makes the store, which starts to connect; does not wait for it.
     ///
     /// # Errors
@@ -381,14 +444,27 @@ impl RedisStoreBuilder {
         let given = self.replicas.as_deref().map(url::parse_replicas).transpose()?;
         let replica_reads =
             self.replica_reads.then(|| replicas::Settings { given, login: url.login.clone(), database: url.database });
-        let recent = self.replica_reads.then(Recent::default);
+        let keys = Keys::new(&self.key_prefix);
+        let near_cache = self.near_cache.map(|limits| Arc::new(NearCache::new(limits)));
+        let tracking = near_cache.clone().map(|cache| tracking::Settings {
+            cache,
+            keys: keys.clone(),
+            login: url.login.clone(),
+            database: url.database,
+        });
+        let recent = (self.replica_reads || near_cache.is_some()).then(Recent::default);
         let reads = Reads::default();
         let watched = matches!(url.servers, Servers::Sentinel { .. });
         let task = runtime
-            .spawn(topology::keep_connected(url.clone(), replicas, replica_reads, reads.clone(), Arc::clone(&master)))
+            .spawn(topology::keep_connected(
+                url.clone(),
+                replicas,
+                replica_reads,
+                tracking,
+                reads.clone(),
+                Arc::clone(&master),
+            ))
             .abort_handle();
-        Ok(RedisStore {
-            inner: Arc::new(Inner { url, keys: Keys::new(&self.key_prefix), master, watched, recent, reads, task }),
-        })
+        Ok(RedisStore { inner: Arc::new(Inner { url, keys, master, watched, recent, near_cache, reads, task }) })
     }
 }

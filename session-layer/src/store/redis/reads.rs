@@ -12,6 +12,8 @@ use super::url::Address;
 pub struct ReadShares {
     /// By server, each as `host:port`; masters and replicas of all that time.
     pub servers: BTreeMap<String, u64>,
+    /// From this node's own memory.
+    pub near_cache: u64,
 }
 
 /// Counts reads by server.
@@ -27,6 +29,6 @@ impl Reads {
     pub(super) fn shares(&self) -> ReadShares {
         let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = |(server, count): (&String, &Arc<AtomicU64>)| (server.clone(), count.load(Ordering::Relaxed));
-        ReadShares { servers: counters.iter().map(count).collect() }
+        ReadShares { servers: counters.iter().map(count).collect(), near_cache: 0 }
     }
 }

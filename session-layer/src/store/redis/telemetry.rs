@@ -25,6 +25,15 @@ pub(super) fn replica_lost(server: &Address, reason: &CallError) {
     tracing::debug!(server.address = server.host.as_str(), server.port = server.port, %reason, "cannot read from a replica");
 }
 
+pub(super) fn not_told(server: &Address, reason: &CallError) {
+    tracing::debug!(
+        server.address = server.host.as_str(),
+        server.port = server.port,
+        %reason,
+        "the near cache is empty: the server does not say what changes"
+    );
+}
+
 /// Warns once per reason, and again when it lasts.
 #[derive(Default)]
 pub(super) struct Complaints {

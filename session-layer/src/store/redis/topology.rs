@@ -11,7 +11,7 @@ use super::epoch::Epoch;
 use super::reads::Reads;
 use super::sentinel::Sentinels;
 use super::url::{Address, RedisUrl, Servers};
-use super::{replicas, telemetry, watchdog};
+use super::{replicas, telemetry, tracking, watchdog};
 use crate::id::random_bytes;
 
 /// The master that is in use, if there is one.
@@ -28,6 +28,7 @@ pub(super) async fn keep_connected(
     url: RedisUrl,
     durable_replicas: u32,
     replica_reads: Option<replicas::Settings>,
+    near_cache: Option<tracking::Settings>,
     reads: Reads,
     master: Arc<Master>,
 ) {
@@ -45,9 +46,16 @@ pub(super) async fn keep_connected(
                 None => std::future::pending().await,
             }
         };
+        let fill_near_cache = async {
+            match &near_cache {
+                Some(settings) => epoch.tracking.follow(&epoch.server, settings).await,
+                None => std::future::pending().await,
+            }
+        };
         let reason = tokio::select! {
             reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref()) => reason,
             never = follow_replicas => match never {},
+            never = fill_near_cache => match never {},
         };
         // First no new attempt, then no old one: whatever is on its way is answered by this, and cannot be sent any more.
         master.send_replace(None);

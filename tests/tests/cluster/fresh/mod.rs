@@ -2,6 +2,8 @@
 
 mod node;
 
+mod near_cache; // reads from the node's own memory
+mod random; // all of it, and trouble
 mod replicas; // reads from elsewhere than the master
 mod rollback; // a failover that takes an acknowledged write along
 

@@ -19,6 +19,7 @@ use tower::ServiceExt;
 pub(super) struct Node {
     app: Router,
     pub(super) store: RedisStore,
+    pub(super) layer: SessionLayer,
     events: Arc<Mutex<Vec<SessionEvent>>>,
 }
 
@@ -39,12 +40,13 @@ impl Node {
         let app = Router::new()
             .route("/get/{name}", post(get))
             .route("/strict/{name}", post(strict))
+            .route("/who", post(who))
             .route("/set/{name}/{value}", post(set))
             .route("/blind/{name}/{value}", post(blind))
             .route("/log_in/{name}", post(log_in))
             .route("/log_out", post(log_out))
-            .layer(layer);
-        Self { app, store, events }
+            .layer(layer.clone());
+        Self { app, store, layer, events }
     }
 
     /// What happened since this was last asked.
@@ -59,6 +61,10 @@ async fn get(session: Session, Path(name): Path<String>) -> String {
 
 async fn strict(Strict(session): Strict, name: Path<String>) -> String {
     get(session, name).await
+}
+
+async fn who(session: Session) -> String {
+    session.principal().unwrap_or_default()
 }
 
 async fn set(session: Session, Path((name, value)): Path<(String, u64)>) -> Result<(), SessionError> {
