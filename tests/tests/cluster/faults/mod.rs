@@ -1,7 +1,11 @@
 //! Faults under load, and every answer checked: during the fault, and afterwards against all that was acknowledged.
 //!
-//! `LONG_TESTS=1` makes the faults longer and the load
+//! `docs/faults.md` is the table of what is expected and what was measured. `LONG_TESTS=1` makes the faults longer and the load
 //! higher.
+
+mod cluster; // on the cluster that users run: replicas, sentinels, nginx
+
+mod overload; // more than the nodes can do
 
 mod private; // two nodes and a Redis of their own, for what is easier there
 

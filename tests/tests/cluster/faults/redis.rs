@@ -94,7 +94,7 @@ async fn a_password_that_is_wrong_for_some_seconds_is_a_pause() {
     cluster.no_node_panicked();
 }
 
-/// Step by step what an operator does.
+/// Step by step what an operator does; see `docs/faults.md`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_is_changed_and_nobody_notices() {
     let mut cluster = Private::start(&["--requirepass old"], ":old@").await;
