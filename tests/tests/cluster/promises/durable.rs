@@ -3,11 +3,12 @@
 //! The master has `min-replicas-to-write 0` here, so that it accepts what no replica confirms.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cluster_tests::redis::{Machine, Redis, Signal};
 use cluster_tests::wait::{ensure, eventually};
-use session_layer::SessionError;
+use session_layer::store::{Action, Commit, CommitId, RedisStore, Reply, Revocation, Revoke, SessionStore, Start};
+use session_layer::{SessionError, SessionId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -237,4 +238,75 @@ async fn logins_whose_connection_is_killed_while_they_wait_are_confirmed_over_th
         assert_eq!(servers.place.audit().await, [("alice".to_owned(), 5)].into(), "each once");
         assert_eq!(node.sessions.revoke_all("alice").await.expect("it is confirmed"), 5);
     }
+}
+
+/// What must be on a replica, one commit or revocation.
+enum Step {
+    Commit(Box<Commit>),
+    Revoke(Revocation),
+}
+
+impl Step {
+    fn durable(action: Action) -> Self {
+        Self::Commit(Box::new(Commit { durable: true, ..Commit::new(action, Instant::now()) }))
+    }
+
+    /// One attempt over a connection of its own; whether a replica has it.
+    async fn confirmed(&mut self, servers: &Servers) -> bool {
+        let url = format!("redis://127.0.0.1:{}", servers.machine.port(0));
+        let store =
+            RedisStore::builder(&url).key_prefix("repeated").durable_replicas(1).build().expect("the URL is good");
+        store.available().await;
+        let until = Instant::now() + BUDGET;
+        match self {
+            Self::Commit(commit) => {
+                commit.deadline = until;
+                match store.commit(commit).await.expect("it is answered") {
+                    Reply::Applied { confirmed, .. } => confirmed,
+                    reply => panic!("{:?}: {reply:?}", commit.action),
+                }
+            }
+            Self::Revoke(revocation) => {
+                revocation.deadline = until;
+                let revoked = store.revoke(revocation).await.expect("it is answered");
+                assert_eq!(revoked.ended, 1);
+                revoked.confirmed
+            }
+        }
+    }
+}
+
+/// On a connection that has written nothing, a `WAIT` might have nothing to wait for, and confirm what no replica has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_repeated_over_another_connection_is_not_confirmed_before_a_replica_has_it() {
+    let servers = Servers::start().await;
+    let begin = |principal: &str| {
+        let principal = Some(principal.to_owned());
+        let (created_on, idle_timeout) = (SystemTime::now(), Duration::from_secs(1800));
+        let id = SessionId::random();
+        (id, Step::durable(Action::Create(id, Start { created_on, idle_timeout, absolute_timeout: None, principal })))
+    };
+    let (bob, mut login_of_bob) = begin("bob");
+    let (_, mut login_of_carol) = begin("carol");
+    for login in [&mut login_of_bob, &mut login_of_carol] {
+        assert!(login.confirmed(&servers).await, "the replica runs");
+    }
+    let revocation = Revocation {
+        id: CommitId([7; 16]),
+        principal: "carol".to_owned(),
+        which: Revoke::All,
+        deadline: Instant::now(),
+        remember: Duration::from_secs(20),
+    };
+    let steps = [begin("alice").1, Step::durable(Action::Destroy(bob)), Step::Revoke(revocation)];
+    servers.replica(Signal::Stop).await;
+    for (mut step, what) in steps.into_iter().zip(["login", "logout", "revocation"]) {
+        for attempt in ["once", "once more", "a third time"] {
+            assert!(!step.confirmed(&servers).await, "{what} {attempt}, and the replica is frozen");
+        }
+        servers.replica(Signal::Continue).await;
+        eventually(what, WHILE, async || ensure(step.confirmed(&servers).await, || "not confirmed".to_owned())).await;
+        servers.replica(Signal::Stop).await;
+    }
+    servers.replica(Signal::Continue).await;
 }
