@@ -16,6 +16,7 @@ cargo xtask <command>
   images    makes sure that every image the cluster needs exists: pulled, built, or a stand-in where no registry answers
               --compile-in-container   compiles the nodes by demo-app/Dockerfile even where stand-ins are used
   test      runs everything: format, lints, documentation, unit and end-to-end tests
+  mutants   changes the code that decides, one small thing at a time, to see whether the tests notice; takes an hour
 
   --rounds N       how often `upgrade` and `failover` do it (1)
   --rate N         their load, in requests a second (300)
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     Failover { by: Fault, under: Under },
     Images { compile_in_container: bool },
     Test,
+    Mutants,
     Help,
 }
 
@@ -98,6 +100,7 @@ impl Arguments {
             }
             Some("images") => Command::Images { compile_in_container: given.take("--compile-in-container") },
             Some("test") => Command::Test,
+            Some("mutants") => Command::Mutants,
             Some(other) => bail!("there is no command `{other}`\n\n{USAGE}"),
             None => bail!("which command?\n\n{USAGE}"),
         };
@@ -107,6 +110,7 @@ impl Arguments {
                 bail!("images belong to no project: --project is for the cluster")
             }
             Command::Test if project.is_some() => bail!("the tests choose their own projects"),
+            Command::Mutants if project.is_some() => bail!("mutants need no cluster: --project is for those that do"),
             _ => {}
         }
         if let Some(left) = given.left() {
@@ -174,6 +178,7 @@ mod tests {
         check("up --project other", Command::Up, Some("other"));
         check("-p other down", Command::Down, Some("other"));
         check("images --compile-in-container", Command::Images { compile_in_container: true }, None);
+        check("mutants", Command::Mutants, None);
         check("test --help", Command::Help, None);
         let under = Under::default();
         check("upgrade", Command::Upgrade { take_out: false, skip_build: false, under }, None);
@@ -197,6 +202,7 @@ mod tests {
         check_refused("up down", "`down`");
         check_refused("up --project", "needs a name");
         check_refused("test --project x", "own projects");
+        check_refused("mutants --project x", "no cluster");
         check_refused("up --compile-in-container", "not for `up`");
         check_refused("failover --take-out", "not for `failover`");
         check_refused("upgrade --pause", "not for `upgrade`");

@@ -1,5 +1,5 @@
 //! The project's commands, those that need more than one plain command: `cargo xtask up`, `down`, `upgrade`, `failover`,
-//! `images`, `test`.
+//! `images`, `test`, `mutants`.
 
 mod arguments;
 mod compose;
@@ -8,6 +8,7 @@ mod down;
 mod failover;
 mod images;
 mod live;
+mod mutants;
 mod ports;
 mod prerequisites;
 mod running;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             Command::Failover { by, under } => failover::failover(project, by, under),
             Command::Images { compile_in_container } => images::images(compile_in_container),
             Command::Test => test::test(),
+            Command::Mutants => mutants::mutants(),
             Command::Help => unreachable!("answered above"),
         },
         Err(error) => Err(error),

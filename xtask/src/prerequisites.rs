@@ -87,6 +87,15 @@ pub(crate) fn toolchain() -> Result<()> {
     Ok(())
 }
 
+/// Changes code to see whether tests notice.
+pub(crate) fn cargo_mutants() -> Result<()> {
+    if succeeds(cargo(&["mutants", "--version"])) {
+        return Ok(());
+    }
+    let install = cargo(&["install", "cargo-mutants", "--locked"]);
+    run_quietly("Installing cargo-mutants", install, Patience::minutes(30))
+}
+
 pub(crate) fn is_root() -> bool {
     read(command("id", &["-u"])).is_ok_and(|id| id == "0")
 }
