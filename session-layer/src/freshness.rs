@@ -115,6 +115,7 @@ pub(crate) fn copy_wanted(
 }
 
 /// Whether a copy stands in for what the master has. `own` is the last commit of this session that this node made.
+#[cfg(any(test, feature = "redis"))]
 pub(crate) fn stands_in(copy: Version, wanted: &Freshness, own: Option<Version>) -> bool {
     copy >= wanted.at_least && own.is_none_or(|own| copy >= own)
 }

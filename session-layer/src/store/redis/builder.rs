@@ -1,0 +1,155 @@
+//! The settings of a store, and what they make.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use super::keys::Keys;
+use super::reads::Reads;
+use super::topology::{self, Master};
+use super::url::{self, RedisUrl, Servers};
+use super::{Inner, RedisStore, replicas, tracking};
+use crate::layer::ConfigError;
+use crate::store::near_cache::{NearCache, NearCacheLimits};
+use crate::store::recent::Recent;
+
+/// Settings of a [`RedisStore`].
+#[derive(Clone)]
+#[must_use = "settings do nothing until `build`"]
+pub struct RedisStoreBuilder {
+    url: String,
+    key_prefix: String,
+    durable_replicas: Option<u32>,
+    replica_reads: bool,
+    replicas: Option<Vec<String>>,
+    near_cache: Option<NearCacheLimits>,
+}
+
+/// Hides the URL, which may hold a password.
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder").field("key_prefix", &self.key_prefix).finish_non_exhaustive()
+    }
+}
+
+impl RedisStoreBuilder {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            key_prefix: "session".to_owned(),
+            durable_replicas: None,
+            replica_reads: false,
+            replicas: None,
+            near_cache: None,
+        }
+    }
+
+    /// What all keys start with. Default: `session`. Apps that share a Redis need one each.
+    pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
+        self.key_prefix = key_prefix.into();
+        self
+    }
+
+    /// How many replicas must have a login, logout or revocation before it counts (`WAIT`). Default: 1 with sentinels, so that a
+    /// failover undoes none that was answered; 0 with one server, where there is nobody to fail over to. Each costs these
+    /// requests a round trip from the master to its replicas.
+    pub fn durable_replicas(mut self, replicas: u32) -> Self {
+        self.durable_replicas = Some(replicas);
+        self
+    }
+
+    /// Lets sessions be read from replicas where that shows no browser anything older than it was told. Default: off, the master is
+    /// asked.
+    ///
+    /// A replica is read from while it is proven to be less than a second behind, and what it has is used if it is at least as new as
+    /// what the browser was told, and as what this node itself committed. Everything else asks the master: a browser's first request
+    /// and those within a second or two of a change, what is not on the replica, and what a replica does not answer within 100 ms.
+    /// Which parts of an app must never see anything older says [`Strict`](crate::Strict); lists and ends of a principal's sessions
+    /// always ask the master.
+    ///
+    /// What it costs: one more connection per replica and node, four questions a second on each; a second cookie, `<name>-v`, whenever
+    /// a session's version changed; and a logout or revocation on one node may reach reads on another up to a second later. Writes are
+    /// never based on it: what has ended refuses them at once.
+    pub fn replica_reads(mut self, replica_reads: bool) -> Self {
+        self.replica_reads = replica_reads;
+        self
+    }
+
+    /// The replicas to read from, each as `host` or `host:port`, with the login of the URL. Default: those that the master names,
+    /// under the addresses by which it knows them.
+    pub fn replicas(mut self, replicas: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.replicas = Some(replicas.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Keeps sessions that were read in this node's memory, so that reading them again costs no round trip, until the server says that
+    /// they changed. Default: off.
+    ///
+    /// It is used as a replica would be: only for a browser that was told of nothing newer, more than a second ago. Redis says what
+    /// changed over a connection of its own (`CLIENT TRACKING`), usually within a millisecond. When it has not been heard of for a
+    /// second, when that connection is lost, and when the master changes, the cache is empty. A session stays at most 30 seconds, and
+    /// no longer than the layer's `touch_interval`, so that it is prolonged as if it were read.
+    ///
+    /// What it costs: memory, up to the limits; one more connection and four questions a second; in Redis a table of who read what, one
+    /// message per node for each change of a session that it has; a second cookie, `<name>-v`, whenever a
+    /// session's version changed. A logout or revocation on one node reaches reads on another when Redis' message does, a second later
+    /// at worst. Writes are never based on it: what has ended refuses them at once.
+    pub fn near_cache(mut self, limits: impl Into<Option<NearCacheLimits>>) -> Self {
+        self.near_cache = limits.into();
+        self
+    }
+
+    /// Makes the store, which starts to connect; does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// When the URL or the prefix cannot be used, or outside a Tokio runtime. That Redis is down is no error.
+    pub fn build(self) -> Result<RedisStore, ConfigError> {
+        let url = RedisUrl::parse(&self.url)?;
+        if self.key_prefix.is_empty() || self.key_prefix.contains(|c: char| c.is_control() || "{}".contains(c)) {
+            let problem =
+                "must not be empty, nor contain a control character, `{` or `}`, which mark a key's hash slot";
+            return Err(ConfigError::new("key_prefix", problem));
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(ConfigError::new("url", "needs a Tokio runtime to connect; call `build` inside one"));
+        };
+        let master = Arc::new(Master::new(None));
+        let replicas = self.durable_replicas.unwrap_or(match url.servers {
+            Servers::Standalone(_) => 0,
+            Servers::Sentinel { .. } => 1,
+        });
+        if self.replicas.is_some() && !self.replica_reads {
+            return Err(ConfigError::new(
+                "replicas",
+                "are given, but `replica_reads` is off, so that nothing is read from them",
+            ));
+        }
+        let given = self.replicas.as_deref().map(url::parse_replicas).transpose()?;
+        let replica_reads =
+            self.replica_reads.then(|| replicas::Settings { given, login: url.login.clone(), database: url.database });
+        let keys = Keys::new(&self.key_prefix);
+        let near_cache = self.near_cache.map(|limits| Arc::new(NearCache::new(limits)));
+        let tracking = near_cache.clone().map(|cache| tracking::Settings {
+            cache,
+            keys: keys.clone(),
+            login: url.login.clone(),
+            database: url.database,
+        });
+        let recent = (self.replica_reads || near_cache.is_some()).then(Recent::default);
+        let reads = Reads::default();
+        let watched = matches!(url.servers, Servers::Sentinel { .. });
+        let task = runtime
+            .spawn(topology::keep_connected(
+                url.clone(),
+                replicas,
+                replica_reads,
+                tracking,
+                reads.clone(),
+                Arc::clone(&master),
+            ))
+            .abort_handle();
+        Ok(RedisStore { inner: Arc::new(Inner { url, keys, master, watched, recent, near_cache, reads, task }) })
+    }
+}
