@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::compose::Compose;
 use crate::settings::Settings;
 use crate::shell::{cargo, command, read, run, succeeds};
-use crate::{images, prerequisites};
+use crate::{images, mutants, prerequisites};
 
 pub(crate) fn test() -> Result<()> {
     // Whatever is missing is said before anything takes minutes.
@@ -43,6 +43,7 @@ pub(crate) fn test() -> Result<()> {
         doc.env("RUSTDOCFLAGS", "--deny warnings");
         run(doc)
     });
+    report.step("mutants, a short round", mutants::short_round);
     let images = report.step("images", || images::ensure(&compose, &settings, false));
     report.step("end-to-end tests", || {
         if !images {
