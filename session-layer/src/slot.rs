@@ -30,7 +30,7 @@ use crate::telemetry;
 pub(crate) struct Slot {
     config: Arc<Config>,
     /// Kept, not parsed: a request that never asks for its session pays for neither parsing nor MAC.
-    cookies: Vec<HeaderValue>,
+    cookies: Cookies,
     presented: OnceLock<Option<SessionId>>,
     /// What the browser was told of it, where something depends on that.
     told: OnceLock<Option<Token>>,
@@ -38,6 +38,23 @@ pub(crate) struct Slot {
     flushing: tokio::sync::Mutex<()>,
     budget: Budget,
     state: Mutex<State>,
+}
+
+/// The `Cookie` headers of a request. Browsers send one; HTTP/2 may split it, and then a list is worth its allocation.
+struct Cookies {
+    first: Option<HeaderValue>,
+    more: Vec<HeaderValue>,
+}
+
+impl Cookies {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut headers = headers.get_all(header::COOKIE).iter().cloned();
+        Self { first: headers.next(), more: headers.collect() }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &HeaderValue> {
+        self.first.iter().chain(&self.more)
+    }
 }
 
 /// What a commit brought back.
@@ -57,7 +74,7 @@ impl Slot {
     pub(crate) fn new(headers: &HeaderMap, config: &Arc<Config>) -> Arc<Self> {
         Arc::new(Self {
             config: Arc::clone(config),
-            cookies: headers.get_all(header::COOKIE).iter().cloned().collect(),
+            cookies: Cookies::of(headers),
             presented: OnceLock::new(),
             told: OnceLock::new(),
             loaded: OnceCell::new(),

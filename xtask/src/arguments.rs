@@ -15,6 +15,10 @@ cargo xtask <command>
               --partition       cuts it off from the network instead
   images    makes sure that every image the cluster needs exists: pulled, built, or a stand-in where no registry answers
               --compile-in-container   compiles the nodes by demo-app/Dockerfile even where stand-ins are used
+  bench     measures the layer side by side with others, and writes docs/bench.md and docs/bench.svg; takes no cluster
+              --quick           one short round, and no document
+              --only A,B        these scenarios; the table keeps what is known of the others
+              --apps A,B        these apps
   test      runs everything: format, lints, documentation, unit and end-to-end tests
   mutants   changes the code that decides, one small thing at a time, to see whether the tests notice; takes an hour
 
@@ -27,9 +31,22 @@ cargo xtask <command>
 pub(crate) enum Command {
     Up,
     Down,
-    Upgrade { take_out: bool, skip_build: bool, under: Under },
-    Failover { by: Fault, under: Under },
-    Images { compile_in_container: bool },
+    Upgrade {
+        take_out: bool,
+        skip_build: bool,
+        under: Under,
+    },
+    Failover {
+        by: Fault,
+        under: Under,
+    },
+    Images {
+        compile_in_container: bool,
+    },
+    /// With what is passed on to the benchmark as it is.
+    Bench {
+        options: Vec<String>,
+    },
     Test,
     Mutants,
     Help,
@@ -77,6 +94,9 @@ impl Arguments {
                     given.switches.push(word);
                 }
                 "--help" | "-h" | "help" => return Ok(Self { command: Command::Help, project: None }),
+                "bench" if name.is_none() => {
+                    return Ok(Self { command: Command::Bench { options: words.collect() }, project: None });
+                }
                 _ if name.is_none() && !word.starts_with('-') => name = Some(word),
                 _ => bail!("`{word}` is not understood\n\n{USAGE}"),
             }

@@ -1,7 +1,8 @@
 //! The project's commands, those that need more than one plain command: `cargo xtask up`, `down`, `upgrade`, `failover`,
-//! `images`, `test`, `mutants`.
+//! `images`, `bench`, `test`, `mutants`.
 
 mod arguments;
+mod bench;
 mod compose;
 mod docker;
 mod down;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             Command::Upgrade { take_out, skip_build, under } => upgrade::upgrade(project, take_out, skip_build, under),
             Command::Failover { by, under } => failover::failover(project, by, under),
             Command::Images { compile_in_container } => images::images(compile_in_container),
+            Command::Bench { options } => bench::bench(&options),
             Command::Test => test::test(),
             Command::Mutants => mutants::mutants(),
             Command::Help => unreachable!("answered above"),

@@ -73,6 +73,22 @@ pub(crate) fn axe() -> Result<()> {
     )
 }
 
+/// A Redis server to measure with; none is left running.
+pub(crate) fn redis_server() -> Result<()> {
+    if succeeds(command("redis-server", &["--version"])) {
+        return Ok(());
+    }
+    install("redis-server", "redis-server")
+}
+
+/// Counts instructions.
+pub(crate) fn valgrind() -> Result<()> {
+    if succeeds(command("valgrind", &["--version"])) {
+        return Ok(());
+    }
+    install("valgrind", "valgrind")
+}
+
 /// The parts of the toolchain that the tests use; minimal toolchains leave them out.
 pub(crate) fn toolchain() -> Result<()> {
     for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::compose::Compose;
 use crate::settings::Settings;
 use crate::shell::{cargo, command, read, run, succeeds};
-use crate::{images, mutants, prerequisites};
+use crate::{bench, images, mutants, prerequisites};
 
 pub(crate) fn test() -> Result<()> {
     // Whatever is missing is said before anything takes minutes.
@@ -38,6 +38,7 @@ pub(crate) fn test() -> Result<()> {
         tests.env("SIMULATION_RUNS", "10000");
         run(tests)
     });
+    report.step("benchmark, as far as it is ours", bench::check);
     report.step("documentation", || {
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--all-features", "--locked"]);
         doc.env("RUSTDOCFLAGS", "--deny warnings");
