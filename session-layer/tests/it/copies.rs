@@ -165,3 +165,30 @@ async fn a_session_that_is_only_read_from_copies_is_prolonged_all_the_same() {
     settle().await;
     store.expect_calls(&[Call::Copy, Call::Touch]);
 }
+
+#[tokio::test]
+async fn answers_that_come_in_either_order_are_followed_by_nothing_older() {
+    for the_older_one_last in [true, false] {
+        let (store, _, browser) = settled().await;
+        // Another browser's change, which the copy lacks.
+        browser.copy().run("insert n 2").await.expect(200);
+        let gate = store.hold_answer(Call::Load);
+        let reads = tokio::spawn(browser.send(browser.request("/strict", "get n")));
+        gate.reached(1).await;
+        let writes = browser.start("insert n 3").await.expect("it ends").expect(200);
+        gate.open();
+        let reads = reads.await.expect("it ends").says("2");
+        let mut answers = [&reads, &writes];
+        if the_older_one_last {
+            answers.reverse();
+        }
+        for answer in answers {
+            assert_eq!(answer.set_cookies().len(), 1, "each tells what it knows: {answer:?}");
+            browser.receive(answer);
+        }
+        store.calls();
+        browser.run("get n").await.says("3");
+        // By then a replica has what the other answer did not tell.
+        store.expect_calls(&[Call::Load]);
+    }
+}
