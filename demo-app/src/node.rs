@@ -1,7 +1,8 @@
 //! One node: its state, its routes, and the layers around them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -45,6 +46,7 @@ struct Inner {
     readiness: watch::Sender<Readiness>,
     picture: watch::Sender<Arc<Picture>>,
     store_up: Box<dyn Fn() -> bool + Send + Sync>,
+    reads: OnceLock<Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>>,
     metrics: Metrics,
     accounts: Accounts,
 }
@@ -76,6 +78,7 @@ impl Node {
             readiness: watch::Sender::new(Readiness::Starting),
             picture: watch::Sender::default(),
             store_up: Box::new(store_up),
+            reads: OnceLock::new(),
             metrics: Metrics::default(),
             accounts: Accounts::new(),
         }))
@@ -87,6 +90,12 @@ impl Node {
 
     pub(crate) fn store_up(&self) -> bool {
         (self.0.store_up)()
+    }
+
+    /// Where to ask how often which server was read from, if there are several.
+    pub(crate) fn count_reads(&self, reads: impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static) {
+        // Said once, when the node is put together.
+        let _ = self.0.reads.set(Box::new(reads));
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -111,7 +120,8 @@ impl Node {
     pub(crate) fn status(&self) -> Status {
         let (requests, recent) = self.metrics().traffic();
         let state = self.readiness().word().to_owned();
-        Status { name: self.name().to_owned(), state, store_up: self.store_up(), requests, recent }
+        let reads = self.0.reads.get().map(|reads| reads()).unwrap_or_default();
+        Status { name: self.name().to_owned(), state, store_up: self.store_up(), requests, recent, reads }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -148,8 +158,10 @@ pub(crate) async fn run(
                 .near_cache(settings.near_cache.then(NearCacheLimits::default));
             let store = store.build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
             let layers = Layers::new(store.clone(), settings)?;
-            let observer = store.observe();
-            (Node::new(name, move || store.is_up()), layers, Some(observer))
+            let (observer, reads) = (store.observe(), store.clone());
+            let node = Node::new(name, move || store.is_up());
+            node.count_reads(move || reads.reads().servers);
+            (node, layers, Some(observer))
         }
     };
     let listener = server::bind(listen).await?;

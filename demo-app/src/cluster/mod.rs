@@ -165,9 +165,21 @@ impl Watcher {
                 redis: self.has_redis.then_some(&self.redis),
             },
             nodes,
+            &self.reads(),
             self.recent(),
             self.timeline.entries(),
         )
+    }
+
+    /// How often all nodes together have read from which server.
+    fn reads(&self) -> BTreeMap<String, u64> {
+        let mut sum = BTreeMap::new();
+        for (server, count) in
+            self.nodes.iter().filter_map(|node| node.status.as_ref()).flat_map(|status| &status.reads)
+        {
+            *sum.entry(server.clone()).or_default() += count;
+        }
+        sum
     }
 
     /// Which node answered the last requests. The nodes tell when each came, and on one machine or with synchronised clocks that
@@ -204,7 +216,14 @@ mod tests {
     use super::*;
 
     fn status(name: &str, state: &str, requests: u64, recent: &[u64]) -> Status {
-        Status { name: name.into(), state: state.into(), store_up: true, requests, recent: recent.to_vec() }
+        Status {
+            name: name.into(),
+            state: state.into(),
+            store_up: true,
+            requests,
+            recent: recent.to_vec(),
+            reads: BTreeMap::from([("redis-1:6380".to_owned(), requests)]),
+        }
     }
 
     fn watcher() -> Watcher {
@@ -222,6 +241,15 @@ mod tests {
         let many: Vec<u64> = (100..200).collect();
         watcher.node_reported(Report { place: 1, status: Some(status("2222", "ready", 2, &many)) }, now);
         assert_eq!(watcher.recent(), ["2222"; picture::RECENT]);
+    }
+
+    #[test]
+    fn reads_of_all_nodes_are_added_up() {
+        let mut watcher = watcher();
+        for (place, name, reads) in [(0, "1111", 3), (1, "2222", 4)] {
+            watcher.node_reported(Report { place, status: Some(status(name, "ready", reads, &[])) }, SystemTime::now());
+        }
+        assert_eq!(watcher.reads(), BTreeMap::from([("redis-1:6380".to_owned(), 7)]));
     }
 
     #[test]

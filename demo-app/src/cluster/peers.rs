@@ -1,5 +1,6 @@
 //! Asking the nodes how they are: each what it knows of itself, twice a second.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -35,6 +36,9 @@ pub(crate) struct Status {
     pub(crate) requests: u64,
     /// When the last ones came, in milliseconds since 1970.
     pub(crate) recent: Vec<u64>,
+    /// How often it has read a session from which server. Versions before this one do not tell.
+    #[serde(default)]
+    pub(crate) reads: BTreeMap<String, u64>,
 }
 
 /// What came of asking.

@@ -1,5 +1,6 @@
 //! The picture as values: what `/api/cluster` answers, and what the page draws.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -70,7 +71,7 @@ pub(crate) struct NodePicture {
 }
 
 /// A Redis server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct ServerPicture {
     pub(crate) address: String,
     pub(crate) role: Role,
@@ -84,6 +85,10 @@ pub(crate) struct ServerPicture {
     pub(crate) behind_bytes: Option<u64>,
     /// and how many seconds ago it was last heard of.
     pub(crate) silent_for_secs: Option<u64>,
+    /// How often sessions were read from it, by all nodes that are there.
+    pub(crate) reads: u64,
+    /// Its share of all these reads, from 0 to 1.
+    pub(crate) read_share: Option<f64>,
 }
 
 /// What a server says it is.
@@ -116,7 +121,13 @@ pub(super) struct Seen<'a> {
 }
 
 impl Picture {
-    pub(super) fn new(seen: Seen<'_>, nodes: Vec<NodePicture>, recent: Vec<String>, events: Vec<Entry>) -> Self {
+    pub(super) fn new(
+        seen: Seen<'_>,
+        nodes: Vec<NodePicture>,
+        reads: &BTreeMap<String, u64>,
+        recent: Vec<String>,
+        events: Vec<Entry>,
+    ) -> Self {
         let nothing = Observation::default();
         let redis = seen.redis.unwrap_or(&nothing);
         let mut picture = Self {
@@ -132,7 +143,7 @@ impl Picture {
             },
             nodes,
             master: redis.master.clone(),
-            servers: servers(redis),
+            servers: servers(redis, reads),
             sentinels: redis.sentinels.iter().map(sentinel).collect(),
             recent,
             events,
@@ -195,7 +206,8 @@ impl Picture {
     }
 }
 
-fn servers(redis: &Observation) -> Vec<ServerPicture> {
+fn servers(redis: &Observation, reads: &BTreeMap<String, u64>) -> Vec<ServerPicture> {
+    let all: u64 = reads.values().sum();
     let followers: Vec<_> = redis
         .servers
         .iter()
@@ -213,7 +225,11 @@ fn servers(redis: &Observation) -> Vec<ServerPicture> {
             offset: None,
             behind_bytes: None,
             silent_for_secs: None,
+            reads: reads.get(&server.address).copied().unwrap_or(0),
+            read_share: None,
         };
+        // Thousandths are enough.
+        picture.read_share = (all > 0).then(|| (1000.0 * picture.reads as f64 / all as f64).round() / 1000.0);
         match &server.replication {
             Some(Replication::Master { offset, .. }) => {
                 (picture.role, picture.offset) = (Role::Master, Some(*offset));
@@ -286,7 +302,7 @@ mod tests {
     fn check(redis: Option<&Observation>, nodes: [&str; 2], mood: Mood, headline: &str) {
         let nodes = vec![node("1111", nodes[0]), node("2222", nodes[1])];
         let seen = Seen { at: SystemTime::UNIX_EPOCH, by: "1111", front: None, redis };
-        let picture = Picture::new(seen, nodes, Vec::new(), Vec::new());
+        let picture = Picture::new(seen, nodes, &BTreeMap::new(), Vec::new(), Vec::new());
         assert_eq!((picture.mood, picture.headline.as_str()), (mood, headline));
     }
 
@@ -309,11 +325,14 @@ mod tests {
 
     #[test]
     fn a_replicas_lag_is_its_masters_word() {
-        let servers = servers(&observation(ALL[0], &ALL, &[]));
-        let [master, replica, _] = &servers[..] else { panic!("{servers:?}") };
+        let reads = BTreeMap::from([(ALL[0].to_owned(), 1), (ALL[1].to_owned(), 2)]);
+        let servers = servers(&observation(ALL[0], &ALL, &[]), &reads);
+        let [master, replica, other] = &servers[..] else { panic!("{servers:?}") };
         assert_eq!((master.role, master.leads, master.behind_bytes), (Role::Master, true, None));
         assert_eq!((replica.role, replica.leads, replica.link_up), (Role::Replica, false, Some(true)));
         assert_eq!((replica.behind_bytes, replica.silent_for_secs), (Some(2), Some(0)));
+        let shares = [master, replica, other].map(|server| (server.reads, server.read_share));
+        assert_eq!(shares, [(1, Some(0.333)), (2, Some(0.667)), (0, Some(0.0))]);
     }
 
     #[test]

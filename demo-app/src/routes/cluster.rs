@@ -218,6 +218,11 @@ impl Live<'_> {
         }
     }
 
+    /// "67 % of reads".
+    fn read_share(&self, server: &ServerPicture) -> Option<String> {
+        server.read_share.map(|share| format!("{:.0} % of reads", 100.0 * share))
+    }
+
     /// The outline of a node's chart: 60 across, 20 down.
     fn chart(&self, node: &NodePicture) -> String {
         let most = self.most.max(1.0);

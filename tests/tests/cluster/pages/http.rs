@@ -56,11 +56,16 @@ async fn sticky_visitors_stay_on_their_node_and_are_spread_over_both() {
 async fn the_cluster_tells_scripts_how_it_is() {
     let cluster = cluster::alone().await;
     let master = cluster.master().await.expect("a healthy cluster has a master");
+    let reader = Browser::new();
+    reader.log_in_as_alice(cluster.nginx()).await;
     for site in cluster.nodes() {
         let picture = eventually("a picture in which all is well", Duration::from_secs(20), async || {
             let answer = Browser::new().send(site, Method::GET, "/api/cluster", &[], Default::default()).await?;
             let picture = answer.json();
-            ensure(picture["mood"] == "well", || picture.to_string()).map(|()| picture)
+            reader.session(site).await;
+            let reads =
+                picture["servers"].as_array().expect("a list").iter().filter_map(|server| server["reads"].as_u64());
+            ensure(picture["mood"] == "well" && reads.sum::<u64>() > 0, || picture.to_string()).map(|()| picture)
         })
         .await;
         let names = |list: &str, field: &str| -> Vec<String> {
@@ -76,6 +81,10 @@ async fn the_cluster_tells_scripts_how_it_is() {
             assert_eq!((&server["leads"], server["role"] == "master"), (&leads.into(), leads), "{server}");
             assert!(leads || server["link_up"] == true, "{server}");
         }
+        let shares =
+            picture["servers"].as_array().expect("a list").iter().filter_map(|server| server["read_share"].as_f64());
+        let all: f64 = shares.sum();
+        assert!((all - 1.0).abs() < 0.01, "all reads together are {all}: {picture}");
         assert!(picture["headline"].as_str().is_some_and(|line| line.starts_with("All is well")), "{picture}");
     }
 }
