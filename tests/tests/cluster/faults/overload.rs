@@ -23,8 +23,9 @@ async fn after_twice_as_much_as_the_nodes_can_do_all_is_well_by_itself() {
         [one.throttle(SHARE).await, two.throttle(SHARE).await]
     };
     let capacity = {
-        // As many requests as visitors, all the time: each sends the next one when it has its answer.
-        let visitors = Visitors::arrive(cluster.nginx(), 5, 1).await.unwrap_or_else(|error| panic!("{error}"));
+        // As many requests as visitors, all the time: each sends the next one when it has its answer. There must be enough of
+        // them: a node that has had its share rests until the next tenth of a second, and they with it.
+        let visitors = Visitors::arrive(cluster.nginx(), 30, 1).await.unwrap_or_else(|error| panic!("{error}"));
         let _throttled = throttle().await;
         let plan = Plan { rate: 1000, at_most: Duration::from_secs(5) };
         let report = Load::start(plan, visitors).finish().await;
@@ -56,11 +57,12 @@ async fn after_twice_as_much_as_the_nodes_can_do_all_is_well_by_itself() {
     };
     println!(
         "measured: overload: the nodes can do {capacity} requests a second; of twice that for {overload:.0?} they did {:.0} a second \
-         well; {} of {} failed; {:.1?} later nobody waited any more, and after that {:.0} of {} a second were done well\n\
+         well; {} of {} failed, the longest took {:.1?}; {:.1?} later nobody waited any more, and after that {:.0} of {} a second were done well\n\
          before: {before}\nthe usual:\n{base}on top:\n{more}{findings}",
         good(over - overload, over),
         base.failed() + more.failed(),
         base.total_sent() + more.total_sent(),
+        base.longest().max(more.longest()),
         recovered - over,
         good(recovered, base.lasted()),
         (capacity / 2).max(1),
