@@ -12,7 +12,8 @@ use std::time::Duration;
 /// Whoever has read the repository can sign cookies with it; it is refused unless `SESSION_DEVELOPMENT` is on.
 pub(crate) const PUBLISHED_SECRET: &str = "development-only-session-secret-published-in-the-repository";
 
-pub(crate) const DEFAULT_LOG: &str = "info";
+/// The Redis client's own warnings repeat what the library says better.
+pub(crate) const DEFAULT_LOG: &str = "info,fred=error";
 
 /// What the library asks of a secret.
 const MIN_SECRET_BYTES: usize = 32;

@@ -31,13 +31,6 @@ const KEPT_UNASKED: usize = 256;
 /// A buffer that one large commit has grown beyond this is not kept.
 const KEPT_SIZE: usize = 256 * 1024;
 
-/// RESP3 for servers, where it tells a map from a list and carries what the server says unasked; sentinels speak RESP2 everywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Resp2,
-    Resp3,
-}
-
 pub(super) struct Connection {
     wire: Arc<Wire>,
     task: AbortHandle,
@@ -70,18 +63,11 @@ struct Queue {
     out: Vec<u8>,
     /// Who waits for the next answers, in the order in which the server gives them.
     waiting: VecDeque<oneshot::Sender<Frame>>,
-    /// What is published comes on this connection.
-    subscribed: bool,
     lost: bool,
 }
 
 impl Connection {
-    pub(super) async fn open(
-        address: &Address,
-        login: &Login,
-        database: u8,
-        protocol: Protocol,
-    ) -> Result<(Self, Lost), CallError> {
+    pub(super) async fn open(address: &Address, login: &Login, database: u8) -> Result<(Self, Lost), CallError> {
         let stream = within(OPEN_TIMEOUT, connect(address)).await?;
         let wire = Arc::new(Wire {
             queue: Mutex::default(),
@@ -91,32 +77,21 @@ impl Connection {
         let task = tokio::spawn(run(stream, Closing(Arc::clone(&wire))));
         // From here on dropping `this` stops the task, also when this future is dropped halfway.
         let mut this = Self { wire, task: task.abort_handle(), server_version: None };
-        within(OPEN_TIMEOUT, this.greet(login, database, protocol)).await?;
+        within(OPEN_TIMEOUT, this.greet(login, database)).await?;
         Ok((this, Lost(task)))
     }
 
-    async fn greet(&mut self, login: &Login, database: u8, protocol: Protocol) -> Result<(), CallError> {
-        let credentials = login.password.as_ref().map(|password| {
+    /// RESP3, which tells a map from a list and carries what the server says unasked.
+    async fn greet(&mut self, login: &Login, database: u8) -> Result<(), CallError> {
+        let mut arguments = vec![Bytes::from_static(b"3")];
+        if let Some(password) = &login.password {
             // The user that a bare password is for has this name since there are users.
             let user = login.user.as_deref().unwrap_or("default");
-            [Bytes::copy_from_slice(user.as_bytes()), Bytes::copy_from_slice(password.as_bytes())]
-        });
-        match protocol {
-            Protocol::Resp3 => {
-                let mut arguments = vec![Bytes::from_static(b"3")];
-                if let Some(credentials) = credentials {
-                    arguments.push(Bytes::from_static(b"AUTH"));
-                    arguments.extend(credentials);
-                }
-                let hello = self.call("HELLO", arguments).await?;
-                self.server_version = version(&hello);
-            }
-            Protocol::Resp2 => {
-                if let Some(credentials) = credentials {
-                    self.call("AUTH", credentials.into()).await?;
-                }
-            }
+            arguments.push(Bytes::from_static(b"AUTH"));
+            arguments.extend([user, password.as_str()].map(|word| Bytes::copy_from_slice(word.as_bytes())));
         }
+        let hello = self.call("HELLO", arguments).await?;
+        self.server_version = version(&hello);
         if database != 0 {
             self.call("SELECT", vec![database.to_string().into()]).await?;
         }
@@ -155,16 +130,6 @@ impl Connection {
         Ok(answers)
     }
 
-    /// Asks for everything that is published on the server; only [`unasked`](Self::unasked) is of use on this connection then.
-    /// Under RESP2, where what is published looks like any other answer.
-    pub(super) async fn subscribe_to_all(&self) -> Result<(), CallError> {
-        let answer = self.send(|queue| {
-            queue.subscribed = true;
-            queue.put("PSUBSCRIBE", &[Bytes::from_static(b"*")])
-        })?;
-        received(answer.await).map(drop)
-    }
-
     /// What the server says from here on without having been asked: each time a list of words.
     pub(super) fn unasked(&self) -> broadcast::Receiver<Vec<Frame>> {
         self.wire.unasked.subscribe()
@@ -197,7 +162,6 @@ impl Wire {
         let mut queue = self.queue();
         match frame {
             Frame::Push { data } => drop(self.unasked.send(data)),
-            Frame::Array { data } if queue.subscribed && is_published(&data) => drop(self.unasked.send(data)),
             frame => {
                 let waiting = queue.waiting.pop_front().ok_or("the server answers what nobody asked")?;
                 // Whoever asked may have given up.
@@ -206,11 +170,6 @@ impl Wire {
         }
         Ok(())
     }
-}
-
-/// RESP2 has no kind of its own for what is published.
-fn is_published(words: &[Frame]) -> bool {
-    matches!(words.first(), Some(Frame::BlobString { data }) if data == "pmessage" || data == "message")
 }
 
 impl Queue {

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::clock::{Clock, Samples};
-use super::connection::{CallError, Connection, Lost, Protocol, within};
+use super::connection::{CallError, Connection, Lost, within};
 use super::durable::Durable;
 use super::replicas::Replicas;
 use super::resp::Frame;
@@ -68,7 +68,7 @@ impl Epoch {
         replicas: u32,
         reads: Arc<AtomicU64>,
     ) -> Result<(Self, Lost), CallError> {
-        let opened = Connection::open(server, login, database, Protocol::Resp3).await;
+        let opened = Connection::open(server, login, database).await;
         let (connection, lost) = opened.map_err(explain)?;
         if let Some(version) = connection.server_version()
             && major(version).is_some_and(|major| major < OLDEST_VERSION)
@@ -92,7 +92,7 @@ impl Epoch {
         epoch.check_role().await?;
         epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
         if replicas > 0 {
-            let (connection, _) = Connection::open(server, login, database, Protocol::Resp3).await.map_err(explain)?;
+            let (connection, _) = Connection::open(server, login, database).await.map_err(explain)?;
             let exit = Arc::clone(&epoch.exit);
             epoch.durable = Some(Durable::start(connection, replicas, move |error| exit.take(&error)));
         }

@@ -1,9 +1,9 @@
 //! Sessions in Redis: one HASH per session, one script per commit.
 //!
-//! The only place that talks to Redis. In the order of a command's life: where Redis is (`url`, `builder`), who leads (`topology`,
-//! `sentinel`, `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and to its replicas (`replicas`,
-//! `reads`), what they speak (`resp`), what is asked (`keys`, `scripts`), what it answers (`reply`), what it tells of changes
-//! (`tracking`). Beside them `observe`, for people to look at.
+//! The only place that talks to Redis, and names its client. In the order of a command's life: where Redis is (`url`, `builder`), who
+//! leads (`topology`, `sentinel`, `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and to its replicas
+//! (`replicas`, `reads`), what they speak (`resp`), what is asked (`keys`, `scripts`), what it answers (`reply`), what it tells of
+//! changes (`tracking`). Beside them `client`, for what no request waits for, and `observe`, for people to look at.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ pub use builder::RedisStoreBuilder;
 
 mod topology;
 use topology::Master;
+
+mod client;
 
 mod sentinel;
 

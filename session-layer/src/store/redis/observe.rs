@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use fred::types::{Resp3Frame as Frame, Value};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::connection::{CallError, Connection, Lost, Protocol, within};
-use super::resp::Frame;
+use super::client::{Client, Lost};
+use super::connection::{CallError, within};
 use super::url::{Address, Login, RedisUrl, Servers};
 
 /// How often each server and sentinel is asked; at once, too, when a sentinel reports something.
@@ -272,7 +272,7 @@ impl Looker {
             // A connection that was cut says nothing yet: sentinels have a server cut all of them when its role changes. Who
             // cannot be asked on a new one either does not answer.
             let asked = async {
-                let (connection, _) = Connection::open(&address, &self.login, 0, Protocol::Resp2).await?;
+                let (connection, _) = Client::open(&address, &self.login).await?;
                 let first = within(TIMEOUT, ask_server(&connection)).await?;
                 Ok::<_, CallError>((connection, first))
             };
@@ -320,24 +320,20 @@ impl Looker {
     }
 
     /// A connection that carries what the sentinel publishes; one on which others are asked cannot.
-    async fn listen(&self, address: &Address) -> Result<(Connection, Lost), CallError> {
-        let (connection, lost) = Connection::open(address, &Login::default(), 0, Protocol::Resp2).await?;
+    async fn listen(&self, address: &Address) -> Result<(Client, Lost), CallError> {
+        let (connection, lost) = Client::open(address, &Login::default()).await?;
         within(TIMEOUT, connection.subscribe_to_all()).await?;
         Ok((connection, lost))
     }
 
-    async fn pass_on(&self, address: &Address, connection: &Connection) {
-        let mut published = connection.unasked();
+    async fn pass_on(&self, address: &Address, connection: &Client) {
+        let mut messages = connection.messages();
         loop {
-            let words = match published.recv().await {
-                Ok(words) => words,
+            let (kind, details) = match messages.recv().await {
+                Ok(message) => (message.channel.to_string(), message.value.into_string().unwrap_or_default()),
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return,
             };
-            // `pmessage`, the pattern, the channel, what was published.
-            let [_, _, kind, details] = words.as_slice() else { continue };
-            let text = |frame| text(frame).unwrap_or_default().to_owned();
-            let (kind, details) = (text(kind), text(details));
             // Nobody has to be listening.
             let _ =
                 self.events.send(SentinelEvent { at: SystemTime::now(), sentinel: address.to_string(), kind, details });
@@ -346,7 +342,7 @@ impl Looker {
     }
 
     async fn ask_on(&self, place: usize, address: &Address) {
-        let Ok((connection, _lost)) = Connection::open(address, &Login::default(), 0, Protocol::Resp2).await else {
+        let Ok((connection, _lost)) = Client::open(address, &Login::default()).await else {
             return;
         };
         while let Ok((word, servers)) = within(TIMEOUT, ask_sentinel(&connection, &self.master)).await {
@@ -374,13 +370,13 @@ fn newest(sentinels: &[ObservedSentinel]) -> Option<String> {
     words.max_by_key(|word| word.epoch).map(|word| word.master.clone())
 }
 
-async fn ask_server(connection: &Connection) -> Result<Option<Replication>, CallError> {
-    let info = connection.call("INFO", vec![Bytes::from_static(b"replication")]).await?;
+async fn ask_server(connection: &Client) -> Result<Option<Replication>, CallError> {
+    let info = connection.call("INFO", vec![Value::from_static_str("replication")]).await?;
     Ok(text(&info).and_then(read_info))
 }
 
-async fn ask_sentinel(connection: &Connection, master: &str) -> Result<(Option<Word>, Vec<Address>), CallError> {
-    let ask = |what: &'static str| vec![Bytes::from(what), Bytes::copy_from_slice(master.as_bytes())];
+async fn ask_sentinel(connection: &Client, master: &str) -> Result<(Option<Word>, Vec<Address>), CallError> {
+    let ask = |what| vec![Value::from_static_str(what), Value::from(master)];
     let (details, replicas) =
         tokio::join!(connection.call("SENTINEL", ask("MASTER")), connection.call("SENTINEL", ask("REPLICAS")));
     let (details, replicas) = (details?, replicas?);

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{CallError, Connection, Protocol, within};
+use super::connection::{CallError, Connection, within};
 use super::epoch::Epoch;
 use super::reads::Reads;
 use super::resp::Frame;
@@ -140,7 +140,7 @@ impl Follower {
 
     async fn connection(&self) -> Result<Infallible, CallError> {
         let Settings { login, database, .. } = &self.settings;
-        let (connection, _lost) = Connection::open(&self.address, login, *database, Protocol::Resp3).await?;
+        let (connection, _lost) = Connection::open(&self.address, login, *database).await?;
         let good_until = Mutex::new(Instant::now());
         let replica = Arc::new(Replica { connection, good_until, reads: Arc::clone(&self.reads) });
         lock(&self.replicas.connected).push(Arc::clone(&replica));

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use fred::types::{Resp3Frame as Frame, Value};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connection::{CallError, Connection, Protocol, within};
-use super::resp::Frame;
+use super::client::Client;
+use super::connection::{CallError, within};
 use super::url::{Address, Login};
 
 /// How long one sentinel may take, connecting included.
@@ -25,7 +25,7 @@ struct Sentinel {
     address: Address,
     master: String,
     /// Kept between questions; taken out while in use, so that one that was given up is dropped.
-    connection: Mutex<Option<Connection>>,
+    connection: Mutex<Option<Client>>,
 }
 
 /// What one sentinel says.
@@ -89,7 +89,7 @@ impl Sentinel {
             let connection = match &mut connection {
                 Some(connection) => connection,
                 none => {
-                    let opened = Connection::open(&self.address, &Login::default(), 0, Protocol::Resp2).await?;
+                    let opened = Client::open(&self.address, &Login::default()).await?;
                     none.insert(opened.0)
                 }
             };
@@ -100,8 +100,8 @@ impl Sentinel {
         answer.ok_or_else(|| format!("sentinel {} watches no master named `{}`", self.address, self.master))
     }
 
-    async fn question(&self, connection: &Connection) -> Result<Option<Answer>, CallError> {
-        let ask = |what: &'static str| vec![Bytes::from(what), Bytes::copy_from_slice(self.master.as_bytes())];
+    async fn question(&self, connection: &Client) -> Result<Option<Answer>, CallError> {
+        let ask = |what| vec![Value::from_static_str(what), Value::from(self.master.as_str())];
         // In this order: should a failover end between the two, the address is at least as new as the epoch.
         let (details, address) = tokio::join!(
             connection.call("SENTINEL", ask("MASTER")),

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, sleep};
 
-use super::connection::{CallError, Connection, Protocol, within};
+use super::connection::{CallError, Connection, within};
 use super::keys::Keys;
 use super::resp::Frame;
 use super::telemetry;
@@ -54,7 +54,7 @@ impl Tracking {
 
     async fn keep(&self, server: &Address, settings: &Settings) -> Result<Infallible, CallError> {
         let Settings { cache, keys, login, database } = settings;
-        let (connection, mut lost) = Connection::open(server, login, *database, Protocol::Resp3).await?;
+        let (connection, mut lost) = Connection::open(server, login, *database).await?;
         let mut unasked = connection.unasked();
         let words = ["TRACKING", "ON"].map(|word| Bytes::from_static(word.as_bytes()));
         within(PATIENCE, connection.call("CLIENT", words.into())).await?;
