@@ -33,31 +33,31 @@ async fn visit(seed: u64, nodes: [Node; 2], stop: watch::Receiver<bool>) -> u64 
     while !*stop.borrow() {
         let node = &nodes[random.below(2) as usize];
         let name = format!("a{}", random.below(3));
-        match random.below(200) {
-            0..160 => {
+        match random.below(100) {
+            0..70 => {
                 let path = if random.below(20) == 0 { "strict" } else { "get" };
                 let expected = holds.get(&name).map_or(String::new(), ToString::to_string);
                 assert_eq!(browser.ok(node, &format!("/{path}/{name}")).await, expected, "visitor {seed}: {name}");
                 reads += 1;
             }
-            160..175 => {
+            70..76 => {
                 assert_eq!(browser.ok(node, "/who").await, user, "visitor {seed}");
                 reads += 1;
             }
-            n @ 175..183 => {
+            n @ 76..88 => {
                 next += 1;
                 let path = if n % 2 == 0 { "set" } else { "blind" };
                 browser.ok(node, &format!("/{path}/{name}/{next}")).await;
                 holds.insert(name, next);
             }
-            183..185 => {
+            88..90 => {
                 // As somebody else it would lose its attributes.
                 if user.is_empty() {
                     user = format!("visitor{seed}");
                 }
                 browser.ok(node, &format!("/log_in/{user}")).await;
             }
-            185..186 if !holds.is_empty() || !user.is_empty() => {
+            90..91 if !holds.is_empty() || !user.is_empty() => {
                 browser.ok(node, "/log_out").await;
                 holds.clear();
                 user.clear();
