@@ -25,7 +25,8 @@ pub(crate) fn mutants() -> Result<()> {
 
 /// Those of one file, for `cargo xtask test`: the smallest, and the one where a slip would let anybody in.
 pub(crate) fn short_round() -> Result<()> {
-    mutate(&MUTATED[2..3])
+    let signature: Vec<_> = MUTATED.into_iter().filter(|(file, _)| *file == "signature.rs").collect();
+    mutate(&signature)
 }
 
 fn mutate(mutated: &[(&str, &str)]) -> Result<()> {
