@@ -7,7 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster_tests::redis::{Machine, Redis};
 use session_layer::SessionId;
-use session_layer::store::{Action, Loaded, RedisStore, Renewal, Reply, SessionStore, Start, Version};
+use session_layer::store::{
+    Action, CommitId, Loaded, RedisStore, Renewal, Reply, Revocation, Revoke, SessionStore, Start, TOMBSTONE_LIFETIME,
+    Version,
+};
 
 use super::{add, applied, attributes, cause, commit, connected, create, set, start};
 
@@ -56,6 +59,34 @@ async fn every_key_has_a_time_to_live_and_the_prefix() {
     for key in keys {
         let ttl = admin.command(&["PTTL", key]).await;
         assert!(!ttl.starts_with(":-"), "{key}: {ttl}");
+    }
+}
+
+/// Longer than any request that loaded the session before it ended: a late one must find that it ended.
+#[tokio::test]
+async fn what_a_session_leaves_lasts_for_five_minutes_however_it_ended() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let mut admin = machine.admin().await;
+    let [renewed, destroyed, revoked] = [create(&store).await, create(&store).await, SessionId::random()];
+    let start = Start { principal: Some("alice".into()), ..start() };
+    applied(&store, &commit(Action::Create(revoked, start))).await;
+    applied(&store, &commit(Action::Renew(renewed, renewed.successor(), Renewal::Keep))).await;
+    applied(&store, &commit(Action::Destroy(destroyed))).await;
+    let revocation = Revocation {
+        id: CommitId([7; 16]),
+        principal: "alice".into(),
+        which: Revoke::All,
+        deadline: tokio::time::Instant::now() + Duration::from_secs(5),
+        remember: Duration::from_secs(20),
+    };
+    assert_eq!(store.revoke(&revocation).await.expect("it answers").ended, 1);
+    for (how, id) in [("renewed", renewed), ("destroyed", destroyed), ("revoked", revoked)] {
+        let ttl = admin.command(&["PTTL", &key(&id)]).await;
+        let millis: u64 = ttl.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{how}: {ttl}"));
+        // What has passed meanwhile is no part of the claim, but on a busy machine part of the time.
+        let lifetime = u64::try_from(TOMBSTONE_LIFETIME.as_millis()).expect("minutes");
+        assert!((lifetime - 60_000..=lifetime).contains(&millis), "{how}: {millis} ms");
     }
 }
 
