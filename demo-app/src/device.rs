@@ -9,8 +9,9 @@ use session_layer::{Attribute, Session, SessionError};
 
 use crate::server::Connection;
 
-/// Where the session's user logged in from. The page's editor leaves it out; whoever sets it by the API deceives only themselves.
-pub(crate) const DEVICE: Attribute<Device> = Attribute::new("device");
+/// Where the session's user logged in from. Neither the page's editor nor the API shows it, since nobody set it there, so its name is
+/// one that nobody would choose; whoever does deceives only themselves.
+pub(crate) const DEVICE: Attribute<Device> = Attribute::new("demo.device");
 
 /// Longer ones say nothing more, and would fill the session.
 const LONGEST_AGENT: usize = 256;

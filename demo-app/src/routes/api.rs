@@ -13,6 +13,7 @@ use session_layer::{LazySession, Session};
 
 use super::page::VISITS;
 use super::time::rfc3339;
+use crate::device::DEVICE;
 use crate::node::Node;
 use crate::problem::{Failure, Problem};
 use crate::server::Connection;
@@ -44,13 +45,14 @@ pub(crate) async fn show(
 ) -> Json<SessionJson> {
     let (address, port) = address_and_port(connection);
     let exists = session.exists();
+    let names = session.names().into_iter().filter(|name| name != DEVICE.name());
     Json(SessionJson {
         session_id: exists.then(|| session.id().encode()),
         created_on: exists.then(|| rfc3339(session.created_on())).flatten(),
         server: ServerJson { name: node.name().to_owned(), address, port },
         account: session.principal(),
         visits: session.get(VISITS).map(|visits| visits.unwrap_or(0)).ok(),
-        attributes: session.names().into_iter().map(|name| (name.clone(), json_text(&session, &name))).collect(),
+        attributes: names.map(|name| (name.clone(), json_text(&session, &name))).collect(),
     })
 }
 

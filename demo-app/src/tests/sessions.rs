@@ -52,6 +52,18 @@ async fn the_page_lists_the_accounts_devices_and_shows_no_id() {
 }
 
 #[tokio::test]
+async fn what_a_login_notes_of_its_device_is_no_attribute_to_the_api() {
+    let cluster = Cluster::new();
+    let mut desk = cluster.browser();
+    log_in(&mut desk, FIREFOX, ALICE).await;
+    assert_eq!(desk.session().await["attributes"], serde_json::json!({}));
+    // That name is anybody's.
+    desk.send(Request::put("/api/session/attributes/device").body(Body::from("1")).unwrap()).await;
+    assert_eq!(desk.session().await["attributes"], serde_json::json!({ "device": 1 }));
+    assert!(devices(&mut desk).await.body.contains("Firefox on Linux"));
+}
+
+#[tokio::test]
 async fn one_session_is_ended_on_every_server_and_the_others_go_on() {
     let cluster = Cluster::new();
     let (mut desk, mut phone, mut tablet) = (cluster.browser(), cluster.browser(), cluster.browser());
@@ -138,10 +150,10 @@ async fn what_a_login_notes_of_its_device_is_not_in_the_editor_and_keeps_nobody_
     let mut browser = Cluster::new().browser();
     log_in(&mut browser, FIREFOX, ALICE).await;
     let page = browser.get("/").await.with_status(StatusCode::OK);
-    assert!(!page.body.contains("Remove device") && !page.body.contains("Firefox/140"), "{}", page.body);
+    assert!(!page.body.contains("Remove demo.device") && !page.body.contains("Firefox/140"), "{}", page.body);
 
     // Whatever somebody stores under the name, the page is shown.
-    browser.api(Method::PUT, "/api/session/attributes/device", "[1, 2]").await.with_status(StatusCode::NO_CONTENT);
+    browser.api(Method::PUT, "/api/session/attributes/demo.device", "[1, 2]").await.with_status(StatusCode::NO_CONTENT);
     assert!(devices(&mut browser).await.body.contains("An unknown device"));
 
     // A session that is full to the brim can still log in.

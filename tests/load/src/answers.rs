@@ -9,7 +9,7 @@ use crate::model::{Action, Good, View};
 pub(crate) const NOTE: &str = "note";
 pub(crate) const COUNT: &str = "count";
 /// What the demo sets by itself.
-const OF_THE_DEMO: [&str; 3] = ["visits", "recent_servers", "device"];
+const OF_THE_DEMO: [&str; 2] = ["visits", "recent_servers"];
 /// A visitor's notes are its own numbers, so that somebody else's is recognised.
 pub(crate) const NOTES_EACH: i64 = 1_000_000;
 
