@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cluster_tests::lossy::Lossy;
+use cluster_tests::wait::{ensure, eventually};
 use session_layer::{AboveLimit, Session, SessionError, SessionHandle};
 use tokio::runtime;
 use tokio::task::{JoinHandle, JoinSet};
@@ -281,11 +283,17 @@ async fn live(node: Node, random: &mut Shuffle, changes: usize) {
     }
 }
 
+/// How many connections the server has, with the one that asks.
+async fn clients(place: &Place) -> usize {
+    place.admin().await.command(&["CLIENT", "LIST"]).await.matches("addr=").count()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_dies_between_any_two_commands_leaves_the_lists_exact() {
     let place = Place::shared().await;
     let survivor = Node::with(&place, |layer| layer.max_sessions_per_principal(2, AboveLimit::EvictOldest)).await;
     let mut deaths = 0;
+    let before = clients(&place).await;
     'lives: for seed in 1..=times(2, 50) as u64 {
         for commands in 0.. {
             // A runtime of its own, so that nothing of the node is left when it dies: no task, no connection.
@@ -305,6 +313,12 @@ async fn a_node_that_dies_between_any_two_commands_leaves_the_lists_exact() {
             body.shutdown_background();
             drop(proxy);
 
+            // What the node sent last may be in the server's hands still; it has been done when its connections are gone.
+            eventually("the end of the dead node's connections", Duration::from_secs(20), async || {
+                let now = clients(&place).await;
+                ensure(now <= before, || format!("{now} connections, of {before} before it"))
+            })
+            .await;
             let live = place.audit().await;
             for principal in ["alice", "bob"] {
                 assert_eq!(of(&survivor, principal).await.len(), live.get(principal).copied().unwrap_or(0));
