@@ -56,6 +56,10 @@ pub(crate) fn containers(project: &str) -> Result<Vec<Container>> {
 fn parse(line: &str) -> Option<Container> {
     let mut parts = line.split('\t');
     let (id, service, state, status) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    // Tests label containers of their own with the project, so that they go with it; those are no part of the cluster.
+    if service.is_empty() {
+        return None;
+    }
     let health =
         ["healthy", "unhealthy", "health: starting"].into_iter().find(|it| status.ends_with(&format!("({it})")));
     Some(Container {
@@ -79,6 +83,11 @@ pub(crate) fn last_lines(container: &Container, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_of_no_service_is_no_part_of_the_cluster() {
+        assert!(parse("abc\t\trunning\tUp 3 seconds").is_none());
+    }
 
     #[test]
     fn only_a_running_container_whose_check_passed_is_healthy() {

@@ -11,6 +11,7 @@ use cluster_tests::browser::Site;
 use cluster_tests::ports;
 use cluster_tests::wait::{ensure, eventually};
 use fantoccini::elements::Element;
+use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder, Locator};
 use http::Method;
@@ -119,25 +120,46 @@ impl Chromium {
 
     /// The one element that is meant.
     pub(super) async fn find(&self, css: &str) -> Element {
-        self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}"))
+        self.on(css, async |element| Ok(element)).await
     }
 
     pub(super) async fn text(&self, css: &str) -> String {
-        self.find(css).await.text().await.unwrap_or_else(|error| panic!("{css}: {error}"))
+        self.on(css, async |element| element.text().await).await
     }
 
     pub(super) async fn click(&self, css: &str) {
-        self.find(css).await.click().await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        self.on(css, async |element| element.click().await).await;
+    }
+
+    /// A click that leads to another page, and that page: the click returns while the one before may still be there.
+    pub(super) async fn follow(&self, css: &str) {
+        let before = self.find("html").await;
+        self.click(css).await;
+        eventually("another page", SOON, async || {
+            // An element of a page that is gone can be asked nothing.
+            ensure(before.tag_name().await.is_err(), || format!("{css}: still the same page"))
+        })
+        .await;
     }
 
     pub(super) async fn fill(&self, css: &str, text: &str) {
-        self.find(css).await.send_keys(text).await.unwrap_or_else(|error| panic!("{css}: {error}"));
+        self.on(css, async |element| element.send_keys(text).await).await;
+    }
+
+    /// Does something with the one element that is meant, when it is there: a click that leads to another page returns before that
+    /// page is there, and what was found meanwhile may be gone with the one before.
+    async fn on<T>(&self, css: &str, act: impl AsyncFn(Element) -> Result<T, CmdError>) -> T {
+        eventually(css, SOON, async || {
+            let done = async { act(self.client.find(Locator::Css(css)).await?).await };
+            done.await.map_err(|error| error.to_string())
+        })
+        .await
     }
 
     pub(super) async fn log_in_as_alice(&self) {
         self.fill("form[action='/login'] [name=username]", "alice").await;
         self.fill("form[action='/login'] [name=password]", "wonderland").await;
-        self.click("form[action='/login'] button").await;
+        self.follow("form[action='/login'] button").await;
     }
 
     pub(super) async fn press_tab(&self) {

@@ -18,7 +18,7 @@ async fn refreshing_flips_the_server_and_keeps_id_time_and_login() {
     browser.log_in_as_alice().await;
     let mut seen = Vec::new();
     for _ in 0..6 {
-        browser.click("#refresh").await;
+        browser.follow("#refresh").await;
         assert_eq!(browser.text("#account-name").await, "alice");
         let same = (browser.text("#session-id").await, browser.text("#created-on").await);
         seen.push((browser.text("#server").await, same));
@@ -52,22 +52,22 @@ async fn without_javascript_everything_but_live_updates_works() {
     browser.goto("/").await;
     browser.fill("form[action='/attributes'] [name=name]", "colour").await;
     browser.fill("form[action='/attributes'] [name=value]", "sea green").await;
-    browser.click("form[action='/attributes'] button").await;
+    browser.follow("form[action='/attributes'] button").await;
     assert_eq!(browser.text(".attributes tbody th").await, "colour");
     assert_eq!(browser.text(".attributes tbody td").await, "\"sea green\"");
-    browser.click("[aria-label='Remove colour']").await;
+    browser.follow("[aria-label='Remove colour']").await;
     assert!(!browser.text("main").await.contains("sea green"));
     browser.goto("/compare").await;
-    browser.click("[data-scheme=shared] a").await;
-    browser.click("form[action='/compare/shared/login'] button").await;
+    browser.follow("[data-scheme=shared] a").await;
+    browser.follow("form[action='/compare/shared/login'] button").await;
     for _ in 0..3 {
-        browser.click("a.button").await;
+        browser.follow("a.button").await;
         assert!(browser.text("#account-name").await.starts_with("guest-"));
     }
     browser.goto("/cluster").await;
     assert!(browser.text(".headline").await.starts_with("All is well"));
     browser.goto("/").await;
-    browser.click("form[action='/logout'] button").await;
+    browser.follow("form[action='/logout'] button").await;
     browser.find("form[action='/login']").await;
     browser.close().await;
 }
@@ -123,7 +123,7 @@ async fn a_device_is_ended_from_another() {
     }
     let this = desk.text(".devices li:first-child").await;
     assert!(this.contains("Chrome on Linux") && this.contains("this one"), "{this}");
-    desk.click("form button:not(.quiet)").await;
+    desk.follow("form button:not(.quiet)").await;
     assert!(desk.text(".note").await.contains("ended"));
     assert_eq!(desk.text("h2").await, "One session");
     phone.goto("/").await;
@@ -142,7 +142,7 @@ async fn every_page_is_clean_and_accessible_in_light_and_dark_on_desktop_and_pho
     browser.log_in_as_alice().await;
     browser.fill("form[action='/attributes'] [name=name]", "cart").await;
     browser.fill("form[action='/attributes'] [name=value]", r#"["tea", "milk"]"#).await;
-    browser.click("form[action='/attributes'] button").await;
+    browser.follow("form[action='/attributes'] button").await;
     let pages = [
         ("session", "/"),
         ("devices", "/account/sessions"),
