@@ -99,12 +99,14 @@ impl Container {
         docker(&["kill", &self.name]).await;
     }
 
-    /// SIGKILL as from the kernel. Nobody wished it, so Docker starts the container again.
+    /// SIGKILL as from the kernel. Nobody wished it, so Docker starts the container again. When this returns, the process is no
+    /// more: a signal is sent in no time, but on a busy machine threads go on until each has had its turn to die.
     pub async fn crash(&self) {
         let process = self.inspect("{{.State.Pid}}").await;
         // Of all processes of the machine, in a container, so that who runs the tests needs no right to do so.
         let place = ["run", "--rm", "--pid", "host", "--network", "none", "redis:7-bookworm"];
-        docker(&[&place[..], &["sh", "-c", r#"kill -KILL "$0""#, &process]].concat()).await;
+        let script = r#"kill -KILL "$0" && while kill -0 "$0" 2>/dev/null; do sleep 0.01; done"#;
+        docker(&[&place[..], &["sh", "-c", script, &process]].concat()).await;
     }
 
     /// SIGTERM, and time to end in order.
