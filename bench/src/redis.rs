@@ -57,6 +57,30 @@ impl Redis {
         Ok(Info(self.ask(&["INFO", "everything"])?))
     }
 
+    /// How many commands were processed so far, those of scripts among them; not those that keep a connection alive or watched.
+    pub(crate) fn processed(&self) -> Result<u64> {
+        Ok(processed(&self.ask(&["INFO", "commandstats"])?))
+    }
+
+    /// Waits until no command comes any more: answers may have been sent before everything that they entail.
+    pub(crate) async fn rest(&self) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        const PAUSE: Duration = Duration::from_millis(10);
+        let waiting = Instant::now();
+        let mut before = self.processed()?;
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let now = self.processed()?;
+            if now == before {
+                return Ok(());
+            }
+            if waiting.elapsed() > PATIENCE {
+                bail!("commands keep coming although nobody asks for anything");
+            }
+            before = now;
+        }
+    }
+
     /// Listens to what clients send from now on.
     pub(crate) fn monitor(&self) -> Result<Monitor> {
         let mut stream = TcpStream::connect(self.address)?;
@@ -110,9 +134,21 @@ impl Monitor {
     }
 }
 
+/// What keeps a connection alive or watched.
+const OTHER: [&str; 9] = ["role", "time", "ping", "info", "client", "hello", "script", "select", "config"];
+
+/// The sum of lines like `cmdstat_client|tracking:calls=1,usec=9,…`.
+fn processed(commandstats: &str) -> u64 {
+    let calls = commandstats.lines().filter_map(|line| {
+        let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let command = name.split('|').next()?;
+        (!OTHER.contains(&command)).then(|| figures.split(',').next()?.parse::<u64>().ok())?
+    });
+    calls.sum()
+}
+
 /// A line of `MONITOR`: `+1339518083.107412 [0 127.0.0.1:60866] "get" "name"`.
 fn is_sent_for_a_request(line: &str) -> bool {
-    const OTHER: [&str; 9] = ["role", "time", "ping", "info", "client", "hello", "script", "select", "config"];
     let Some((client, words)) = line.split_once("] \"") else { return false };
     let word = words.split('"').next().unwrap_or_default().to_ascii_lowercase();
     !client.ends_with(" lua") && !OTHER.contains(&word.as_str())
@@ -185,6 +221,12 @@ mod tests {
         assert!(is_sent_for_a_request("+1.5 [0 127.0.0.1:6] \"evalsha\" \"a\""));
         assert!(!is_sent_for_a_request("+1.5 [0 lua] \"GET\" \"a\""));
         assert!(!is_sent_for_a_request("+1.5 [0 127.0.0.1:6] \"ROLE\""));
+    }
+
+    #[test]
+    fn what_was_processed_is_the_sum_over_the_commands_of_requests() {
+        let text = "# Commandstats\r\ncmdstat_get:calls=3,usec=4\r\ncmdstat_client|tracking:calls=7,usec=1\r\ncmdstat_ping:calls=9,usec=1\r\ncmdstat_evalsha:calls=2,usec=5\r\n";
+        assert_eq!(processed(text), 5);
     }
 
     #[test]

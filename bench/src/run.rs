@@ -15,7 +15,7 @@ use crate::measure::{Core, cpu_time, pinned};
 use crate::proxy;
 use crate::redis::{Ended, Redis, start_and_read_port};
 use crate::results::{Cell, Figures};
-use crate::scenario::Scenario;
+use crate::scenario::{Requests, Scenario};
 
 /// How far away a far Redis is, each way.
 const DELAY: Duration = Duration::from_micros(500);
@@ -91,11 +91,13 @@ fn round(scenario: Scenario, app: &App, redis: &Redis, far: SocketAddr, time: Du
     let started = Started::new(app, if scenario.far { far } else { redis.address })?;
     on_this_thread(async {
         let mut users = Users::start(started.address, scenario, app.keeps_sessions).await?;
+        if app.near_cache && scenario.requests == Requests::Read {
+            until_reads_cost_nothing(&mut users, redis).await?;
+        }
         let before = Meter::read(started.process(), redis)?;
         let load = users.drive(time).await?;
         let after = Meter::read(started.process(), redis)?;
-        // At rest, before what is counted next.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        redis.rest().await?;
         let monitor = redis.monitor()?;
         users.go(COUNTED as usize).await?;
         redis.ask(&["ECHO", "counted"])?;
@@ -113,6 +115,24 @@ fn round(scenario: Scenario, app: &App, redis: &Redis, far: SocketAddr, time: Du
             bytes_out: per_request(|meter| meter.bytes_out),
         })
     })
+}
+
+/// Everybody reads until no read reaches Redis: a session is read from a near cache once nobody was told of anything new for two
+/// seconds, and the cache is told of changes.
+async fn until_reads_cost_nothing(users: &mut Users, redis: &Redis) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const STRETCH: Duration = Duration::from_millis(100);
+    let waiting = Instant::now();
+    loop {
+        let before = redis.processed()?;
+        users.drive(STRETCH).await?;
+        if redis.processed()? == before {
+            return Ok(());
+        }
+        if waiting.elapsed() > PATIENCE {
+            bail!("reads still reach Redis after {PATIENCE:?}");
+        }
+    }
 }
 
 struct Meter {

@@ -1,4 +1,5 @@
-//! This project's layer with its defaults: signed cookies, sliding expiry, commits that take effect once.
+//! This project's layer with its defaults: signed cookies, sliding expiry, commits that take effect once. And the same with the near
+//! cache, which is off by default.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,13 +8,16 @@ use anyhow::Result;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::{get, post};
-use session_layer::store::RedisStore;
+use session_layer::store::{NearCacheLimits, RedisStore};
 use session_layer::{LazySession, Session, SessionError, SessionLayer};
 
 use crate::contract::{IDLE_TIMEOUT_SECS, SECRET, Size, WATCHED, value};
 
-pub(super) async fn app(redis: SocketAddr) -> Result<Router> {
-    let store = RedisStore::builder(&format!("redis://{redis}")).build()?;
+/// Room for all sessions that a scenario has; by default there is room for 10,000, and 64 MiB.
+pub(super) const NEAR_CACHE: NearCacheLimits = NearCacheLimits { sessions: 100_000, bytes: 256 * 1024 * 1024 };
+
+pub(super) async fn app(redis: SocketAddr, near_cache: Option<NearCacheLimits>) -> Result<Router> {
+    let store = RedisStore::builder(&format!("redis://{redis}")).near_cache(near_cache).build()?;
     while !store.is_up() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -28,31 +28,40 @@ pub(crate) struct App {
     pub(crate) title: &'static str,
     /// Whether it keeps anything at all.
     pub(crate) keeps_sessions: bool,
+    /// Whether it reads from its own memory what has not changed for two seconds.
+    pub(crate) near_cache: bool,
 }
 
 pub(crate) const NONE: &str = "none";
 pub(crate) const HAND_WRITTEN: &str = "hand-written";
 pub(crate) const LAYER: &str = "layer";
+pub(crate) const LAYER_NEAR_CACHE: &str = "layer-near-cache";
 
 /// All of them, in the order of the table.
 pub(crate) const APPS: &[App] = &[
-    App { name: NONE, title: "no session at all", keeps_sessions: false },
-    App { name: HAND_WRITTEN, title: "hand-written", keeps_sessions: true },
-    App { name: LAYER, title: "session-layer", keeps_sessions: true },
+    App { keeps_sessions: false, ..app(NONE, "no session at all") },
+    app(HAND_WRITTEN, "hand-written"),
+    app(LAYER, "session-layer"),
+    App { near_cache: true, ..app(LAYER_NEAR_CACHE, "session-layer, near cache") },
     #[cfg(feature = "peers")]
-    App { name: "tower-sessions", title: "tower-sessions", keeps_sessions: true },
+    app("tower-sessions", "tower-sessions"),
     #[cfg(feature = "peers")]
-    App { name: "axum_session", title: "axum_session", keeps_sessions: true },
+    app("axum_session", "axum_session"),
     #[cfg(feature = "peers")]
-    App { name: "actix-session", title: "actix-session", keeps_sessions: true },
+    app("actix-session", "actix-session"),
 ];
+
+const fn app(name: &'static str, title: &'static str) -> App {
+    App { name, title, keeps_sessions: true, near_cache: false }
+}
 
 /// Serves an app until the process is ended. Says on standard output which port it got.
 pub(crate) fn serve(name: &str, redis: SocketAddr) -> Result<()> {
     match name {
         NONE => on_tokio(async { serve_axum(none::app()).await }),
         HAND_WRITTEN => on_tokio(async { serve_axum(hand_written::app(redis).await?).await }),
-        LAYER => on_tokio(async { serve_axum(layer::app(redis).await?).await }),
+        LAYER => on_tokio(async { serve_axum(layer::app(redis, None).await?).await }),
+        LAYER_NEAR_CACHE => on_tokio(async { serve_axum(layer::app(redis, Some(layer::NEAR_CACHE)).await?).await }),
         #[cfg(feature = "peers")]
         "tower-sessions" => on_tokio(async { serve_axum(tower_sessions::app(redis).await?).await }),
         #[cfg(feature = "peers")]
