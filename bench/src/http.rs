@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client that keeps its connection and its cookies, so that the app is what is measured and not the client.
+//! A small HTTP/1.1 client that keeps its connection, so that the app is what is measured and not the client.
 
 use std::net::SocketAddr;
 
@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-pub(crate) struct Browser {
+/// By name. Whoever has them has the session.
+pub(crate) type Cookies = Vec<(String, String)>;
+
+pub(crate) struct Connection {
     stream: TcpStream,
-    cookies: Vec<(String, String)>,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -19,15 +21,15 @@ pub(crate) struct Answer<'a> {
     pub(crate) sets_cookie: bool,
 }
 
-impl Browser {
-    pub(crate) async fn connect(app: SocketAddr) -> Result<Self> {
+impl Connection {
+    pub(crate) async fn open(app: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(app).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, cookies: Vec::new(), request: Vec::new(), answer: Vec::with_capacity(4096) })
+        Ok(Self { stream, request: Vec::new(), answer: Vec::with_capacity(4096) })
     }
 
     /// Sends a request without a body and reads the whole answer.
-    pub(crate) async fn send(&mut self, method: &str, path: &str) -> Result<Answer<'_>> {
+    pub(crate) async fn send(&mut self, cookies: &mut Cookies, method: &str, path: &str) -> Result<Answer<'_>> {
         self.request.clear();
         self.request.extend_from_slice(method.as_bytes());
         self.request.push(b' ');
@@ -36,13 +38,13 @@ impl Browser {
         if method == "POST" {
             self.request.extend_from_slice(b"Content-Length: 0\r\n");
         }
-        for (i, (name, value)) in self.cookies.iter().enumerate() {
+        for (i, (name, value)) in cookies.iter().enumerate() {
             self.request.extend_from_slice(if i == 0 { b"Cookie: " } else { b"; " });
             self.request.extend_from_slice(name.as_bytes());
             self.request.push(b'=');
             self.request.extend_from_slice(value.as_bytes());
         }
-        self.request.extend_from_slice(if self.cookies.is_empty() { b"\r\n" } else { b"\r\n\r\n" });
+        self.request.extend_from_slice(if cookies.is_empty() { b"\r\n" } else { b"\r\n\r\n" });
         self.stream.write_all(&self.request).await?;
 
         self.answer.clear();
@@ -55,7 +57,7 @@ impl Browser {
         let text = std::str::from_utf8(&self.answer[..head]).context("the head is no text")?;
         let head_of_answer = Head::parse(text)?;
         for cookie in &head_of_answer.cookies {
-            remember(&mut self.cookies, cookie);
+            remember(cookies, cookie);
         }
         let (status, sets_cookie, end) =
             (head_of_answer.status, !head_of_answer.cookies.is_empty(), head + 4 + head_of_answer.length);
@@ -99,7 +101,7 @@ impl<'a> Head<'a> {
     }
 }
 
-fn remember(cookies: &mut Vec<(String, String)>, cookie: &str) {
+fn remember(cookies: &mut Cookies, cookie: &str) {
     let Some((name, value)) = cookie.split_once('=') else { return };
     match cookies.iter_mut().find(|known| known.0 == name) {
         Some(known) => value.clone_into(&mut known.1),

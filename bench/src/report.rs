@@ -91,8 +91,19 @@ fn missing(results: &Results, scenario: &Scenario, app: &App) -> &'static str {
     }
 }
 
+/// How visitors are, and what is set for them.
+const CROWD: &str = "\
+Here many sessions share the 32 connections: each is visited once in a pass and rests for at least two seconds until the next, all are
+evenly spread over the ten requests, and the fourth pass is measured (the first starts the sessions). 32 users who never pause would
+each write every few milliseconds, and of somebody who has just written nothing is read from memory: they must see what they wrote,
+also on another node. Visitors pause. A near cache must have room for all of them, so it is set to 100,000 sessions and 256 MiB, in all
+scenarios (10,000 and 64 MiB by default). Such a round takes long, so there are three instead of five.";
+
 fn details(text: &mut String, results: &Results, scenario: &Scenario) {
     let _ = writeln!(text, "## {}\n", scenario.title);
+    if scenario.requests.of_a_crowd() {
+        let _ = writeln!(text, "{CROWD}\n");
+    }
     text.push_str(&head(&[
         "",
         "requests/s",
@@ -227,6 +238,7 @@ mod tests {
         let text = document(&results());
         let row = text.lines().find(|line| line.starts_with("| read, 1 KiB in 8 |")).unwrap();
         assert!(row.starts_with("| read, 1 KiB in 8 | wrong answer | 1.00 | 1.50 |"), "{row}");
+        assert!(text.contains("Visitors pause."));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::task::LocalSet;
 
 use crate::apps::{APPS, App};
 use crate::contract::Size;
+use crate::http::{Connection, Cookies};
 use crate::load::Users;
 use crate::measure::{Core, cpu_time, pinned};
 use crate::proxy;
@@ -19,20 +20,26 @@ use crate::scenario::{Requests, Scenario};
 
 /// How far away a far Redis is, each way.
 const DELAY: Duration = Duration::from_micros(500);
-/// So many requests one after the other, to count the commands of.
+/// So many requests one after the other, to count the commands of; of a crowd more, each of somebody else.
 const COUNTED: u32 = 50;
+const COUNTED_OF_A_CROWD: u32 = 1000;
 /// So many sessions, to weigh.
 const WEIGHED: u32 = 10_000;
 
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
     pub(crate) time: Duration,
+    /// How many sessions a crowd has. It is visited by rounds of its own: they take longer.
+    pub(crate) crowd: usize,
+    pub(crate) rounds_of_a_crowd: usize,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { rounds: 5, time: Duration::from_millis(1500) };
+    pub(crate) const FULL: Self =
+        Self { rounds: 5, time: Duration::from_millis(1500), crowd: 40_000, rounds_of_a_crowd: 3 };
     /// Enough to see that all works, and roughly how fast.
-    pub(crate) const QUICK: Self = Self { rounds: 1, time: Duration::from_millis(500) };
+    pub(crate) const QUICK: Self =
+        Self { rounds: 1, time: Duration::from_millis(500), crowd: 4_000, rounds_of_a_crowd: 1 };
 }
 
 /// Runs one scenario with these apps.
@@ -45,12 +52,13 @@ pub(crate) fn run(
 ) -> Result<BTreeMap<String, Cell>> {
     let mut rounds: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
     let mut cells = BTreeMap::new();
-    for _ in 0..effort.rounds {
+    let count = if scenario.requests.of_a_crowd() { effort.rounds_of_a_crowd } else { effort.rounds };
+    for _ in 0..count {
         for app in apps {
             if cells.contains_key(app.name) {
                 continue;
             }
-            match round(scenario, app, redis, far, effort.time) {
+            match round(scenario, app, redis, far, effort) {
                 Ok(figures) => rounds.entry(app.name).or_default().push(figures),
                 Err(error) => {
                     println!("  {}: {error:#}", app.name);
@@ -86,20 +94,25 @@ impl Started {
     }
 }
 
-fn round(scenario: Scenario, app: &App, redis: &Redis, far: SocketAddr, time: Duration) -> Result<Figures> {
+fn round(scenario: Scenario, app: &App, redis: &Redis, far: SocketAddr, effort: &Effort) -> Result<Figures> {
     redis.ask(&["FLUSHALL"])?;
     let started = Started::new(app, if scenario.far { far } else { redis.address })?;
     on_this_thread(async {
-        let mut users = Users::start(started.address, scenario, app.keeps_sessions).await?;
+        let mut users = Users::start(started.address, scenario, app.keeps_sessions, effort.crowd).await?;
         if app.near_cache && scenario.requests == Requests::Read {
             until_reads_cost_nothing(&mut users, redis).await?;
         }
         let before = Meter::read(started.process(), redis)?;
-        let load = users.drive(time).await?;
+        let crowd = scenario.requests.of_a_crowd();
+        let load = if crowd { users.visit().await? } else { users.drive(effort.time).await? };
         let after = Meter::read(started.process(), redis)?;
+        if crowd {
+            users.pause().await;
+        }
         redis.rest().await?;
         let monitor = redis.monitor()?;
-        users.go(COUNTED as usize).await?;
+        let counted = if crowd { COUNTED_OF_A_CROWD } else { COUNTED };
+        users.go(counted as usize).await?;
         redis.ask(&["ECHO", "counted"])?;
         let commands = monitor.count_until("counted")?;
         users.check().await?;
@@ -110,7 +123,7 @@ fn round(scenario: Scenario, app: &App, redis: &Redis, far: SocketAddr, time: Du
             p99: load.percentile(99)?,
             app_cpu: per_request(|meter| meter.app_cpu),
             redis_cpu: per_request(|meter| meter.redis_cpu),
-            commands: commands as f64 / f64::from(COUNTED),
+            commands: commands as f64 / f64::from(counted),
             bytes_in: per_request(|meter| meter.bytes_in),
             bytes_out: per_request(|meter| meter.bytes_out),
         })
@@ -188,8 +201,8 @@ async fn start_sessions(app: SocketAddr, size: Size, count: u32) -> Result<()> {
     let path = format!("/start/{}", size.name());
     for _ in 0..count {
         // A browser of its own, since a session is what a browser has one of. Connections are not what is weighed.
-        let mut browser = crate::http::Browser::connect(app).await?;
-        let answer = browser.send("POST", &path).await?;
+        let mut connection = Connection::open(app).await?;
+        let answer = connection.send(&mut Cookies::new(), "POST", &path).await?;
         if answer.status != 200 || !answer.sets_cookie {
             bail!("no session was started: status {}", answer.status);
         }
