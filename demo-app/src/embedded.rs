@@ -48,7 +48,7 @@ pub(crate) async fn run(listen: SocketAddr, settings: &SessionSettings) -> Resul
         let address = listener.local_addr()?;
         let node = Node::new(name.to_owned(), || true);
         // A layer of its own for each node, as in the real cluster: what they share is the store and the secret.
-        let layers = Layers::new(store.clone(), settings)?;
+        let layers = Layers::new(store.clone(), settings, &node)?;
         let mut stopped = stopped.clone();
         tasks.push(tokio::spawn(node::serve(listener, node.clone(), layers, limits, async move {
             // The sender dropped says the same as a message.

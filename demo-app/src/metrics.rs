@@ -13,6 +13,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use session_layer::SessionEvent;
 
 use crate::accounts::Verdict;
 use crate::node::Node;
@@ -28,6 +29,7 @@ pub(crate) struct Metrics {
     logins_right: AtomicU64,
     logins_wrong: AtomicU64,
     logins_busy: AtomicU64,
+    rolled_back: AtomicU64,
 }
 
 /// What visitors asked for.
@@ -116,6 +118,14 @@ impl Metrics {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Something happened to a session.
+    pub(crate) fn session(&self, event: &SessionEvent) {
+        // Others may come with later versions of the library.
+        if matches!(event, SessionEvent::RolledBack { .. }) {
+            self.rolled_back.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Everything, as text.
     pub(crate) fn render(&self, server: &str, store_up: bool) -> String {
         let mut text = String::new();
@@ -135,6 +145,11 @@ impl Metrics {
         {
             writeln!(out, "demo_logins_total{{result=\"{result}\"}} {}", counter.load(Ordering::Relaxed))?;
         }
+        writeln!(
+            out,
+            "# HELP demo_rollbacks_total Sessions found to lack a change that a failover lost.\n# TYPE demo_rollbacks_total counter"
+        )?;
+        writeln!(out, "demo_rollbacks_total {}", self.rolled_back.load(Ordering::Relaxed))?;
         let requests = self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         writeln!(out, "# HELP demo_requests_total Requests answered.\n# TYPE demo_requests_total counter")?;
         for (Series { route, method, status }, tally) in requests.iter() {

@@ -150,16 +150,20 @@ pub(crate) async fn run(
     settings: &SessionSettings,
 ) -> Result<(), Fatal> {
     let (node, layers, redis) = match store {
-        StoreUrl::Memory => (Node::new(name, || true), Layers::new(MemoryStore::new(), settings)?, None),
+        StoreUrl::Memory => {
+            let node = Node::new(name, || true);
+            let layers = Layers::new(MemoryStore::new(), settings, &node)?;
+            (node, layers, None)
+        }
         StoreUrl::Redis(url) => {
             // Returns at once and connects behind the scenes: a node starts while Redis is down.
             let store = RedisStore::builder(&url)
                 .replica_reads(settings.replica_reads)
                 .near_cache(settings.near_cache.then(NearCacheLimits::default));
             let store = store.build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
-            let layers = Layers::new(store.clone(), settings)?;
-            let (observer, reads) = (store.observe(), store.clone());
-            let node = Node::new(name, move || store.is_up());
+            let (observer, reads, up) = (store.observe(), store.clone(), store.clone());
+            let node = Node::new(name, move || up.is_up());
+            let layers = Layers::new(store, settings, &node)?;
             node.count_reads(move || reads.reads().servers);
             (node, layers, Some(observer))
         }
@@ -200,19 +204,29 @@ pub(crate) struct Layers {
 
 impl Layers {
     /// Those of a node that keeps its sessions in `store`.
-    pub(crate) fn new(store: impl SessionStore + Clone, settings: &SessionSettings) -> Result<Self, ConfigError> {
-        Ok(Self { sessions: session_layer(store.clone(), settings)?, schemes: Schemes::new(store, settings)? })
+    pub(crate) fn new(
+        store: impl SessionStore + Clone,
+        settings: &SessionSettings,
+        node: &Node,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self { sessions: session_layer(store.clone(), settings, node)?, schemes: Schemes::new(store, settings)? })
     }
 }
 
-/// The session layer, from the settings.
-pub(crate) fn session_layer(store: impl SessionStore, settings: &SessionSettings) -> Result<SessionLayer, ConfigError> {
+/// The session layer, from the settings; the node counts what happens to sessions.
+pub(crate) fn session_layer(
+    store: impl SessionStore,
+    settings: &SessionSettings,
+    node: &Node,
+) -> Result<SessionLayer, ConfigError> {
+    let node = node.clone();
     let mut builder = SessionLayer::builder(store)
         .secret(&settings.secret)
         .accepted_secrets(&settings.accepted)
         .idle_timeout(settings.idle_timeout)
         .budget(STORE_BUDGET)
         .rollback_detection(settings.rollback_detection)
+        .on_event(move |event| node.metrics().session(event))
         .development(settings.development);
     if let Some(absolute_timeout) = settings.absolute_timeout {
         builder = builder.absolute_timeout(absolute_timeout);

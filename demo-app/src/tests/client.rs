@@ -37,7 +37,7 @@ impl Cluster {
 pub(super) fn node(name: &str, store: impl SessionStore + Clone, settings: &SessionSettings) -> (Node, Router) {
     let node = Node::new(name.to_owned(), || true);
     node.set_readiness(Readiness::Ready);
-    let layers = Layers::new(store, settings).expect("the settings are good");
+    let layers = Layers::new(store, settings, &node).expect("the settings are good");
     (node.clone(), node::router(node, layers))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Cluster, Config, LogFormat, PUBLISHED_SECRET, SETTINGS, StoreUrl, log_format};
-use crate::node;
+use crate::node::{self, Node};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -123,7 +123,8 @@ fn the_embedded_cluster_refuses_a_name_that_it_would_ignore() {
 #[test]
 fn timeouts_that_contradict_each_other_are_refused() {
     let config = read(&[("SESSION_IDLE_TIMEOUT_SECS", "60"), ("SESSION_ABSOLUTE_TIMEOUT_SECS", "30")]).unwrap();
-    let error = node::session_layer(session_layer::store::MemoryStore::new(), &config.sessions).err().unwrap();
+    let (store, node) = (session_layer::store::MemoryStore::new(), Node::new("1111".to_owned(), || true));
+    let error = node::session_layer(store, &config.sessions, &node).err().unwrap();
     assert!(error.to_string().starts_with("SESSION_ABSOLUTE_TIMEOUT_SECS: "), "{error}");
 }
 

@@ -99,7 +99,7 @@ async fn without_the_store_what_needs_no_session_works() {
 async fn a_node_is_ready_unless_it_is_starting_or_draining_and_tells_how_the_store_is() {
     let cluster = Cluster::new();
     let node = Node::new("1111".to_owned(), || false);
-    let layer = node::session_layer(cluster.store.clone(), &super::client::settings()).unwrap();
+    let layer = node::session_layer(cluster.store.clone(), &super::client::settings(), &node).unwrap();
     let mut browser = Browser { nodes: vec![node::router(node.clone(), layers(layer))], turn: 0, cookie: None };
     for (readiness, status, word) in [
         (Readiness::Starting, StatusCode::SERVICE_UNAVAILABLE, "starting"),

@@ -24,4 +24,6 @@ mod cluster; // the dashboard
 
 mod api; // the JSON routes
 
+mod rollback; // what a failover lost is counted
+
 mod failures; // no store, a stored session that is spoilt, health
