@@ -480,3 +480,31 @@ async fn the_embedded_cluster_stops_when_asked_and_waits_for_no_browser() {
         assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     }
 }
+
+/// What hashing a password takes is used again, not left behind.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_leave_no_memory_behind() {
+    let server = Server::start(&NODE);
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    };
+    let before = resident();
+    for _ in 0..3 {
+        let mut logins = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let mut browser = Browser::new(&server);
+            logins
+                .spawn(async move { browser.send(Method::POST, "/login", "username=alice&password=wonderland").await });
+        }
+        for answer in logins.join_all().await {
+            assert_eq!(answer.status, StatusCode::SEE_OTHER);
+        }
+    }
+    let at_once = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64 / 2).max(1);
+    let (after, most) = (resident(), before + 20 * at_once + 30);
+    println!("{before} MB before, {after} MB after 60 logins");
+    assert!(after <= most, "{before} MB before, {after} MB after 60 logins");
+}
