@@ -1,6 +1,5 @@
 //! One node: its state, its routes, and the layers around them.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use axum::extract::{Extension, Request};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
-use session_layer::store::{MemoryStore, NearCacheLimits, RedisStore, SessionStore};
+use session_layer::store::{MemoryStore, NearCacheLimits, ReadShares, RedisStore, SessionStore};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -46,7 +45,7 @@ struct Inner {
     readiness: watch::Sender<Readiness>,
     picture: watch::Sender<Arc<Picture>>,
     store_up: Box<dyn Fn() -> bool + Send + Sync>,
-    reads: OnceLock<Box<dyn Fn() -> BTreeMap<String, u64> + Send + Sync>>,
+    reads: OnceLock<Box<dyn Fn() -> ReadShares + Send + Sync>>,
     metrics: Metrics,
     accounts: Accounts,
 }
@@ -92,8 +91,8 @@ impl Node {
         (self.0.store_up)()
     }
 
-    /// Where to ask how often which server was read from, if there are several.
-    pub(crate) fn count_reads(&self, reads: impl Fn() -> BTreeMap<String, u64> + Send + Sync + 'static) {
+    /// Where to ask how often what was read from, if there is a choice.
+    pub(crate) fn count_reads(&self, reads: impl Fn() -> ReadShares + Send + Sync + 'static) {
         // Said once, when the node is put together.
         let _ = self.0.reads.set(Box::new(reads));
     }
@@ -121,7 +120,15 @@ impl Node {
         let (requests, recent) = self.metrics().traffic();
         let state = self.readiness().word().to_owned();
         let reads = self.0.reads.get().map(|reads| reads()).unwrap_or_default();
-        Status { name: self.name().to_owned(), state, store_up: self.store_up(), requests, recent, reads }
+        Status {
+            name: self.name().to_owned(),
+            state,
+            store_up: self.store_up(),
+            requests,
+            recent,
+            reads: reads.servers,
+            near_cache: reads.near_cache,
+        }
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
@@ -164,7 +171,7 @@ pub(crate) async fn run(
             let (observer, reads, up) = (store.observe(), store.clone(), store.clone());
             let node = Node::new(name, move || up.is_up());
             let layers = Layers::new(store, settings, &node)?;
-            node.count_reads(move || reads.reads().servers);
+            node.count_reads(move || reads.reads());
             (node, layers, Some(observer))
         }
     };

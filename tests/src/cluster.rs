@@ -3,10 +3,10 @@
 //! All tests of a process share one cluster. Those that disturb it ask for it [`alone`]; the others [share](shared) it. Either
 //! way it is complete and healthy when they get it, whatever a test before them left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -18,6 +18,7 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::task::JoinSet;
 
 use crate::browser::{Browser, Site};
+use crate::compose::{Compose, in_repository};
 use crate::docker::{Container, finish, run};
 use crate::wait::{ensure, eventually};
 use crate::{ports, reaper};
@@ -34,7 +35,7 @@ const HEALTHY: Duration = Duration::from_secs(180);
 
 /// The cluster.
 pub struct Cluster {
-    project: String,
+    compose: Compose,
     nginx: Site,
     nodes: [Site; 2],
     containers: BTreeMap<&'static str, Container>,
@@ -45,6 +46,8 @@ pub struct Cluster {
 pub struct InUse {
     cluster: &'static Cluster,
     since: u64,
+    /// Whether some containers have other settings than everybody's.
+    changed: AtomicBool,
     _turn: Turn,
 }
 
@@ -73,7 +76,31 @@ impl InUse {
         // An error is kept as well: every test then fails at once, and says why.
         let cluster = CLUSTER.get_or_init(Cluster::start).await.as_ref().unwrap_or_else(|error| panic!("{error}"));
         cluster.heal().await;
-        Self { cluster, since: unix_time(), _turn: turn }
+        Self { cluster, since: unix_time(), changed: AtomicBool::new(false), _turn: turn }
+    }
+
+    /// Creates containers anew with other settings, all at once, and waits until all is well and both nodes take part. At the end of
+    /// the test they get back those that everybody has.
+    ///
+    /// # Panics
+    ///
+    /// When Compose cannot do it, or something is not well after it.
+    pub async fn recreate(&self, services: &[&str], settings: &[(&str, &str)]) {
+        self.changed.store(true, Ordering::Relaxed);
+        let mut command = self.up();
+        command.args(["--no-deps", "--force-recreate"]).args(services).envs(settings.iter().copied());
+        finish(&mut command).await.unwrap_or_else(|error| panic!("{error}"));
+        self.until_well().await;
+        eventually("nginx has found both nodes", HEALTHY, async || {
+            let mut seen = BTreeSet::new();
+            // They take turns, with other visitors in between.
+            for _ in 0..8 {
+                let answer = Browser::new().send(self.nginx, Method::GET, "/livez", &[], Default::default()).await?;
+                seen.extend(answer.node().map(str::to_owned));
+            }
+            ensure(seen.len() == NODES.len(), || format!("{seen:?} answered"))
+        })
+        .await;
     }
 
     /// Checks that neither node has panicked since the test began.
@@ -88,6 +115,17 @@ impl InUse {
             assert!(panics.is_empty(), "{node}: {panics:#?}");
         }
     }
+
+    fn print_logs(&self) {
+        for (service, container) in &self.cluster.containers {
+            let since = self.since.to_string();
+            let arguments = ["logs", "--timestamps", "--since", &since, "--tail", "40", container.name()];
+            if let Ok(logs) = std::process::Command::new("docker").args(arguments).output() {
+                let text = [logs.stdout, logs.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+                eprintln!("--- {service}\n{text}");
+            }
+        }
+    }
 }
 
 impl Deref for InUse {
@@ -100,15 +138,14 @@ impl Deref for InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
+        if std::thread::panicking() {
+            self.print_logs();
         }
-        for (service, container) in &self.cluster.containers {
-            let since = self.since.to_string();
-            let arguments = ["logs", "--timestamps", "--since", &since, "--tail", "40", container.name()];
-            if let Ok(logs) = std::process::Command::new("docker").args(arguments).output() {
-                let text = [logs.stdout, logs.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-                eprintln!("--- {service}\n{text}");
+        if *self.changed.get_mut() {
+            // Waits for Docker, which is slow; whoever comes next waits until all is well.
+            let done = self.cluster.up().as_std_mut().stdin(Stdio::null()).output();
+            if !done.as_ref().is_ok_and(|done| done.status.success()) {
+                eprintln!("the cluster did not get its settings back: {done:?}");
             }
         }
     }
@@ -127,7 +164,7 @@ impl Cluster {
         for _ in 0..3 {
             let ports: [u16; 3] = ports::free();
             match compose.up(ports).await {
-                Ok(reaper) => return Self::with(compose.project, ports, reaper).await,
+                Ok(reaper) => return Self::with(compose, ports, reaper).await,
                 Err(error)
                     if error.contains("port is already allocated") || error.contains("address already in use") =>
                 {
@@ -139,13 +176,13 @@ impl Cluster {
         Err(last)
     }
 
-    async fn with(project: String, [nginx, app1, app2]: [u16; 3], reaper: Child) -> Result<Self, String> {
+    async fn with(compose: Compose, [nginx, app1, app2]: [u16; 3], reaper: Child) -> Result<Self, String> {
         let mut containers = BTreeMap::new();
         for service in NODES.map(|(service, _)| service).into_iter().chain(REDIS).chain(SENTINELS).chain(["nginx"]) {
-            containers.insert(service, Container::find(&project, service).await?);
+            containers.insert(service, Container::find(&compose.project, service).await?);
         }
         let [nginx, app1, app2] = [nginx, app1, app2].map(|port| Site { port });
-        Ok(Self { project, nginx, nodes: [app1, app2], containers, _reaper: reaper })
+        Ok(Self { compose, nginx, nodes: [app1, app2], containers, _reaper: reaper })
     }
 
     /// The door that visitors use.
@@ -165,7 +202,7 @@ impl Cluster {
 
     /// The compose project.
     pub fn project(&self) -> &str {
-        &self.project
+        &self.compose.project
     }
 
     /// Runs `cargo xtask` with these words on this cluster; what it said.
@@ -177,7 +214,7 @@ impl Cluster {
         // Set by cargo for the tests that it runs.
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let mut command = Command::new(cargo);
-        command.args(["run", "--quiet", "--package", "xtask", "--"]).args(words).args(["--project", &self.project]);
+        command.args(["run", "--quiet", "--package", "xtask", "--"]).args(words).args(["--project", self.project()]);
         in_repository(&mut command);
         finish(&mut command).await
     }
@@ -237,7 +274,22 @@ impl Cluster {
                 _ => container.start().await,
             }
         }
+        self.until_well().await;
+    }
+
+    /// Waits until every container is healthy, the master has its replicas, and the nodes have found it.
+    ///
+    /// # Panics
+    ///
+    /// When it takes too long.
+    pub async fn until_well(&self) {
         eventually("the cluster is healthy", HEALTHY, async || self.check().await).await;
+    }
+
+    /// Creates and starts what is missing, and anew what has other settings.
+    fn up(&self) -> Command {
+        let [app1, app2] = self.nodes;
+        self.compose.up_command([self.nginx, app1, app2].map(|site| site.port))
     }
 
     async fn check(&self) -> Result<(), String> {
@@ -272,79 +324,4 @@ pub fn redis_key(session_id: &str) -> String {
 
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_secs()
-}
-
-/// Runs the command in the root of the repository, where Compose reads `.env`, and with the tests' settings.
-fn in_repository(command: &mut Command) {
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository"));
-    // The shell wins over `.env`: what somebody changed there for their own cluster does not change the tests.
-    command.env("PUBLISH_ADDRESS", "127.0.0.1").env("SESSION_DEVELOPMENT", "1");
-    for unset in ["SESSION_ACCEPTED_SECRETS", "SESSION_IDLE_TIMEOUT_SECS", "SESSION_ABSOLUTE_TIMEOUT_SECS"] {
-        command.env(unset, "");
-    }
-}
-
-/// Whichever Compose there is.
-struct Compose {
-    program: &'static [&'static str],
-    project: String,
-}
-
-impl Compose {
-    async fn find() -> Result<Self, String> {
-        for program in [&["docker", "compose"][..], &["docker-compose"][..]] {
-            let version = [&program[1..], &["version"]].concat();
-            if run(program[0], &version).await.is_ok() {
-                return Ok(Self { program, project: reaper::project() });
-            }
-        }
-        Err("The end-to-end tests need Docker Compose, and neither `docker compose` nor `docker-compose` answers."
-            .to_owned())
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(self.program[0]);
-        command.args(&self.program[1..]).args(["--project-name", &self.project]);
-        in_repository(&mut command);
-        command
-    }
-
-    async fn check_images(&self) -> Result<(), String> {
-        let config = finish(self.command().arg("config")).await?;
-        let images = config.lines().filter_map(|line| line.trim().strip_prefix("image:"));
-        for image in images.map(|image| image.trim().trim_matches(['\'', '"'])) {
-            run("docker", &["image", "inspect", image]).await.map_err(|_| {
-                format!(
-                    "The image {image} is missing. `cargo xtask up` makes all images, `cargo xtask test` does so too."
-                )
-            })?;
-        }
-        Ok(())
-    }
-
-    async fn up(&self, [nginx, app1, app2]: [u16; 3]) -> Result<Child, String> {
-        let reaper = reaper::watch_over(&self.project).map_err(|error| format!("sh cannot be started: {error}"))?;
-        let mut command = self.command();
-        command.args(["up", "--detach", "--no-build", "--force-recreate"]);
-        for (variable, port) in [("HTTP_PORT", nginx), ("APP1_PORT", app1), ("APP2_PORT", app2)] {
-            command.env(variable, port.to_string());
-        }
-        match finish(&mut command).await {
-            Ok(_) => Ok(reaper),
-            // The reaper is about to remove what could tell why.
-            Err(error) => Err(format!("{error}{}", self.why_unhealthy().await)),
-        }
-    }
-
-    /// What the containers that are not healthy say.
-    async fn why_unhealthy(&self) -> String {
-        let script = r#"docker ps --all --quiet --filter "label=com.docker.compose.project=$0" | while read -r id; do
-            state=$(docker inspect --format '{{.Name}} {{json .State}}' "$id")
-            case "$state" in
-            *'"Status":"healthy"'*) ;;
-            *) echo "$state" && docker logs --tail 30 "$id" 2>&1 ;;
-            esac
-        done"#;
-        run("sh", &["-c", script, &self.project]).await.unwrap_or_else(|error| error)
-    }
 }

@@ -5,6 +5,8 @@
 
 pub mod cluster; // the repository's docker-compose.yml, under a project and ports of its own
 
+mod compose; // what makes them of that file
+
 pub mod docker; // its containers: find, kill, start, pause, look inside
 
 mod reaper; // takes the cluster down, however the tests end

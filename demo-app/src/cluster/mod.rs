@@ -207,6 +207,7 @@ impl Watched {
             requests: status.map(|status| status.requests),
             per_second: self.history.last().copied().unwrap_or_default(),
             history: self.history.clone(),
+            near_cache: status.map_or(0, |status| status.near_cache),
         }
     }
 }
@@ -223,6 +224,7 @@ mod tests {
             requests,
             recent: recent.to_vec(),
             reads: BTreeMap::from([("redis-1:6380".to_owned(), requests)]),
+            near_cache: 0,
         }
     }
 

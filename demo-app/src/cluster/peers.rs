@@ -39,6 +39,9 @@ pub(crate) struct Status {
     /// How often it has read a session from which server. Versions before this one do not tell.
     #[serde(default)]
     pub(crate) reads: BTreeMap<String, u64>,
+    /// The same from its own memory.
+    #[serde(default)]
+    pub(crate) near_cache: u64,
 }
 
 /// What came of asking.

@@ -68,6 +68,8 @@ pub(crate) struct NodePicture {
     pub(crate) per_second: f32,
     /// Requests per second in each of the last seconds, the newest at the end.
     pub(crate) history: Vec<f32>,
+    /// How often it has read a session from its own memory.
+    pub(crate) near_cache: u64,
 }
 
 /// A Redis server.
@@ -87,7 +89,7 @@ pub(crate) struct ServerPicture {
     pub(crate) silent_for_secs: Option<u64>,
     /// How often sessions were read from it, by all nodes that are there.
     pub(crate) reads: u64,
-    /// Its share of all these reads, from 0 to 1.
+    /// Its share of all reads, those from the nodes' memory included, from 0 to 1.
     pub(crate) read_share: Option<f64>,
 }
 
@@ -141,10 +143,10 @@ impl Picture {
                 Some(redis) if redis.sentinels.is_empty() => "redis",
                 Some(_) => "sentinel",
             },
-            nodes,
             master: redis.master.clone(),
-            servers: servers(redis, reads),
+            servers: servers(redis, reads, nodes.iter().map(|node| node.near_cache).sum()),
             sentinels: redis.sentinels.iter().map(sentinel).collect(),
+            nodes,
             recent,
             events,
         };
@@ -206,8 +208,8 @@ impl Picture {
     }
 }
 
-fn servers(redis: &Observation, reads: &BTreeMap<String, u64>) -> Vec<ServerPicture> {
-    let all: u64 = reads.values().sum();
+fn servers(redis: &Observation, reads: &BTreeMap<String, u64>, from_memory: u64) -> Vec<ServerPicture> {
+    let all = reads.values().sum::<u64>() + from_memory;
     let followers: Vec<_> = redis
         .servers
         .iter()
@@ -295,6 +297,7 @@ mod tests {
             requests: None,
             per_second: 0.0,
             history: Vec::new(),
+            near_cache: 0,
         }
     }
 
@@ -326,13 +329,13 @@ mod tests {
     #[test]
     fn a_replicas_lag_is_its_masters_word() {
         let reads = BTreeMap::from([(ALL[0].to_owned(), 1), (ALL[1].to_owned(), 2)]);
-        let servers = servers(&observation(ALL[0], &ALL, &[]), &reads);
+        let servers = servers(&observation(ALL[0], &ALL, &[]), &reads, 1);
         let [master, replica, other] = &servers[..] else { panic!("{servers:?}") };
         assert_eq!((master.role, master.leads, master.behind_bytes), (Role::Master, true, None));
         assert_eq!((replica.role, replica.leads, replica.link_up), (Role::Replica, false, Some(true)));
         assert_eq!((replica.behind_bytes, replica.silent_for_secs), (Some(2), Some(0)));
         let shares = [master, replica, other].map(|server| (server.reads, server.read_share));
-        assert_eq!(shares, [(1, Some(0.333)), (2, Some(0.667)), (0, Some(0.0))]);
+        assert_eq!(shares, [(1, Some(0.25)), (2, Some(0.5)), (0, Some(0.0))]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod cost; // round trips and commands
 
 mod failover; // the master is killed, or frozen
 
+mod switches; // replica reads, near cache and rollback detection, all on
+
 mod under_load; // upgrades, failovers and a node that dies, under load whose every answer is checked
 
 mod outage; // no Redis at all
