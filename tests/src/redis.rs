@@ -3,6 +3,7 @@
 //!
 //! A port is the same number inside and outside, so that the addresses which sentinels announce are good on both sides.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use testcontainers::core::{ExecCommand, IntoContainerPort, Mount};
@@ -165,6 +166,18 @@ impl Machine {
     /// A connection to the first server.
     pub async fn admin(&self) -> Redis {
         self.redis(self.port(0)).await.expect("the server is up")
+    }
+
+    /// Where the container reaches this machine.
+    ///
+    /// # Panics
+    ///
+    /// When it has no way out.
+    pub async fn gateway(&self) -> Ipv4Addr {
+        // The address stands there as the number that it is in memory.
+        let route = self.run("awk '$2 == \"00000000\" { print $3; exit }' /proc/net/route").await;
+        let number = u32::from_str_radix(route.trim(), 16);
+        Ipv4Addr::from(number.unwrap_or_else(|error| panic!("{route:?}: {error}")).to_le_bytes())
     }
 
     async fn run(&self, script: &str) -> String {

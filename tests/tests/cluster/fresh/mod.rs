@@ -2,6 +2,7 @@
 
 mod node;
 
+mod frozen; // replication that stands still while its link is up
 mod near_cache; // reads from the node's own memory
 mod random; // all of it, and trouble
 mod replicas; // reads from elsewhere than the master
