@@ -7,6 +7,8 @@ mod cluster; // on the cluster that users run: replicas, sentinels, nginx
 
 mod overload; // more than the nodes can do
 
+mod password; // that of the cluster is changed
+
 mod private; // two nodes and a Redis of their own, for what is easier there
 
 mod redis; // one Redis: it forgets, is full, changes its password
