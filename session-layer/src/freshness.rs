@@ -122,6 +122,10 @@ pub(crate) fn stands_in(copy: Version, wanted: &Freshness, own: Option<Version>)
 
 /// Now, as tokens have it.
 pub(crate) fn seconds_since_epoch() -> u64 {
+    #[cfg(any(test, feature = "test-util"))]
+    if let Some(since) = crate::test_util::clock::since_epoch() {
+        return since.as_secs();
+    }
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

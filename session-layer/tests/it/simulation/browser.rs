@@ -71,6 +71,14 @@ impl Node {
 /// The nodes that are up; a dead one is replaced by another of its kind.
 pub type Cluster = Arc<Mutex<Vec<Arc<Node>>>>;
 
+/// The cookies, each as `name=value`.
+#[derive(Clone, Default)]
+struct Jar {
+    session: Option<String>,
+    /// What it was told of its session, and by the answer to which request.
+    token: Option<(String, usize)>,
+}
+
 #[derive(Clone)]
 pub struct Browser {
     number: usize,
@@ -78,7 +86,7 @@ pub struct Browser {
     cluster: Cluster,
     settings: Arc<Settings>,
     random: Arc<Mutex<Random>>,
-    jar: Arc<Mutex<Option<String>>>,
+    jar: Arc<Mutex<Jar>>,
     accounts: [Account; 2],
     looked_up: Arc<dyn Fn(SessionId) -> tokio::task::JoinHandle<bool> + Send + Sync>,
 }
@@ -145,7 +153,7 @@ impl Browser {
             }
             scripts
         };
-        let before = lock(&self.jar).as_deref().and_then(id_of);
+        let before = lock(&self.jar).session.as_deref().and_then(id_of);
         let sent = self.send_all(scripts, false).await;
         // Others may end what belongs to a shared account.
         if self.settings.shared_accounts {
@@ -182,7 +190,7 @@ impl Browser {
             return;
         }
         lock(&self.world).ledger.meet("a login amid requests, all answers in");
-        let kept = lock(&self.jar).as_deref().and_then(id_of);
+        let kept = lock(&self.jar).session.as_deref().and_then(id_of);
         let alive = match kept {
             Some(id) => (self.looked_up)(id).await.expect("it only reads"),
             None => false,
@@ -226,11 +234,11 @@ impl Browser {
         sent
     }
 
-    async fn send(&self, number: usize, cookie: Option<Option<String>>) -> bool {
-        let cookie = cookie.unwrap_or_else(|| lock(&self.jar).clone());
+    async fn send(&self, number: usize, cookies: Option<Jar>) -> bool {
+        let Jar { session, token } = cookies.unwrap_or_else(|| lock(&self.jar).clone());
         let mut request = Request::new(number);
-        if let Some(cookie) = &cookie {
-            request.headers_mut().insert(header::COOKIE, cookie.parse().expect("it came from a header"));
+        for cookie in session.iter().chain(token.as_ref().map(|(token, _)| token)) {
+            request.headers_mut().append(header::COOKIE, cookie.parse().expect("it came from a header"));
         }
         let (goes, thrown_away, arrives) = {
             let mut random = lock(&self.random);
@@ -244,7 +252,7 @@ impl Browser {
             let at = lock(&self.random).below(nodes.len() as u64) as usize;
             Arc::clone(&nodes[at])
         };
-        lock(&self.world).invoked(number, cookie.as_deref().and_then(id_of));
+        lock(&self.world).invoked(number, session.as_deref().and_then(id_of), token.map(|(_, request)| request));
         let gone = async {
             match goes {
                 Some(after) => sleep(after).await,
@@ -263,7 +271,7 @@ impl Browser {
             ledger.meet("a request that was cut off");
             return false;
         };
-        let set = set_cookie(response.headers());
+        let [set, token] = [COOKIE, TOKEN].map(|name| set_cookie(response.headers(), name));
         let kept = set.as_ref().map(|cookie| cookie.as_deref().and_then(id_of));
         let error = response.extensions().get::<SessionError>().cloned();
         lock(&self.world).answered(number, response.status().as_u16(), kept, error);
@@ -274,7 +282,10 @@ impl Browser {
         sleep(arrives).await;
         if let Some(cookie) = set {
             lock(&self.world).ledger.note(|| format!("browser {} takes the cookie of request {number}", self.number));
-            *lock(&self.jar) = cookie;
+            lock(&self.jar).session = cookie;
+        }
+        if let Some(token) = token {
+            lock(&self.jar).token = token.map(|token| (token, number));
         }
         true
     }
@@ -285,9 +296,14 @@ impl Browser {
     }
 }
 
+/// The cookies' names in development.
+const COOKIE: &str = "session=";
+const TOKEN: &str = "session-v=";
+
 /// The `name=value` that a browser sends back, or `None` inside if it is to forget it.
-fn set_cookie(headers: &HeaderMap) -> Option<Option<String>> {
-    let value = headers.get(header::SET_COOKIE)?.to_str().expect("cookies are ASCII");
+fn set_cookie(headers: &HeaderMap, name: &str) -> Option<Option<String>> {
+    let mut values = headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().expect("cookies are ASCII"));
+    let value = values.find(|value| value.starts_with(name))?;
     let pair = value.split(';').next().unwrap_or_default();
     Some((!value.contains("Max-Age=0")).then(|| pair.to_owned()))
 }

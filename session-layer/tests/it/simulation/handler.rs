@@ -105,6 +105,7 @@ impl Handler {
         });
         let mut world = lock(&self.world);
         let to = world.ledger.now().tick;
+        let from = world.read_since(self.number, from);
         world.requests[self.number].seen.push(Seen { from, to, id, attributes });
     }
 

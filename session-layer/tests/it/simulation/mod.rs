@@ -5,6 +5,7 @@
 
 mod browser;
 mod check;
+mod copies;
 mod handler;
 mod ledger;
 mod network;
@@ -23,6 +24,7 @@ use session_layer::store::MemoryStore;
 
 use crate::broken::{BrokenStore, Defect, Fault};
 use check::{Check, Violation};
+use copies::Copies;
 use run::{Outcome, run};
 
 fn on_memory(seed: u64, traced: bool) -> Outcome {
@@ -44,6 +46,12 @@ fn on_steps(defect: impl Into<Option<Defect>>, seed: u64, traced: bool) -> Outco
         let healed = store.clone();
         (store, move || healed.faults(Fault::default))
     })
+}
+
+/// Nodes that also read from copies.
+fn on_copies(defect: impl Into<Option<copies::Defect>>, seed: u64, traced: bool) -> Outcome {
+    let defect = defect.into();
+    run(seed, traced, |random, _| (Copies::new(defect, random.fork()), || ()))
 }
 
 fn fail(test: &str, seed: u64, violations: &[Violation], again: impl FnOnce() -> Outcome) -> ! {
@@ -154,9 +162,33 @@ fn the_promises_hold_on_a_store_of_several_steps() {
     runs("the_promises_hold_on_a_store_of_several_steps", 5, |seed, traced| on_steps(None, seed, traced));
 }
 
+/// Who waits for answers reads their own writes and never sees their session go backwards; what was sent in parallel, and what others
+/// do to it, is seen a second later at worst.
+#[test]
+fn the_promises_hold_where_copies_answer() {
+    runs("the_promises_hold_where_copies_answer", 2, |seed, traced| on_copies(None, seed, traced));
+    let behind = (0..200).find(|seed| on_copies(None, *seed, false).met.contains_key(world::COPY_BEHIND));
+    assert!(behind.is_some(), "no copy ever lacked anything");
+}
+
+#[test]
+fn the_simulation_finds_copies_that_are_too_old() {
+    for defect in [copies::Defect::Lag, copies::Defect::KeepWhatWasDropped] {
+        let fits = |violation: &Violation| matches!(violation.check, Check::Linearizable | Check::WhatEndedStaysEnded);
+        let found = (0..MOST_SEEDS).find_map(|seed| {
+            let violations = on_copies(defect, seed, false).violations;
+            violations.into_iter().find(fits).map(|violation| (seed, violation))
+        });
+        let (seed, violation) = found.unwrap_or_else(|| panic!("{defect:?} was not found within {MOST_SEEDS} seeds"));
+        println!("{defect:?}: seed {seed}: {violation}");
+    }
+}
+
 #[test]
 fn a_run_repeats_from_its_seed() {
     for seed in 0..20 {
+        let (first, again) = (on_copies(None, seed, true), on_copies(None, seed, true));
+        assert_eq!(first.trace, again.trace, "seed {seed}");
         let (first, again) = (on_memory(seed, true), on_memory(seed, true));
         assert!(first.requests > 0 && !first.trace.is_empty());
         for (line, repeated) in first.trace.iter().zip(&again.trace) {

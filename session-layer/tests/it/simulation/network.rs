@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_layer::SessionId;
-use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError};
+use session_layer::store::{
+    Commit, Freshness, Listed, Loaded, Record, Reply, Revocation, Revoked, SessionStore, StoreError,
+};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -160,6 +162,27 @@ impl<S: SessionStore + Clone> SessionStore for Network<S> {
             loaded
         };
         self.travel(|| "load".to_owned(), call).await
+    }
+
+    fn has_copies(&self) -> bool {
+        self.store.has_copies()
+    }
+
+    async fn load_copy(&self, id: &SessionId, wanted: &Freshness) -> Option<Record> {
+        if !self.alive.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        let copy = self.store.load_copy(id, wanted).await?;
+        let newest = match self.store.load(id).await {
+            Ok(Loaded::Alive(record)) => Some(record.version),
+            _ => None,
+        };
+        // The layer looks again whether it is new enough.
+        if copy.version >= wanted.at_least {
+            let request = current_request().expect("copies are read in requests");
+            lock(&self.world).copied(request, id, &copy, newest);
+        }
+        Some(copy)
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {

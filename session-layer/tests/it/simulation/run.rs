@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_layer::store::{Loaded, SessionStore};
+use session_layer::test_util::clock::Followed;
 use session_layer::test_util::history::{self, Call, Operation};
 use session_layer::test_util::random::Seeded;
 use session_layer::{SessionError, SessionId};
@@ -42,6 +43,7 @@ where
     let _seeded = Seeded::new(seed);
     tracing::subscriber::with_default(Spans, || {
         runtime.block_on(async {
+            let _followed = Followed::new();
             let mut random = Random::new(seed);
             let settings = Arc::new(Settings::new(&mut random));
             let (store, heal) = make(&mut random, &settings);

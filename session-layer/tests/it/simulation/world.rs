@@ -5,14 +5,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use session_layer::store::{Action, Commit, CommitId, Reply, StoreError};
+use session_layer::store::{Action, Commit, CommitId, Record, Reply, StoreError, Version};
 use session_layer::test_util::history::Call;
 use session_layer::{SessionError, SessionId};
+use tokio::time::Instant;
 
 use super::check::Check;
+use super::copies::STALE;
 use super::ledger::{Ledger, Moment};
 use super::script::{Account, Script};
 use super::settings::Settings;
+
+/// What makes copies worth a check.
+pub const COPY_BEHIND: &str = "a read from a copy that lacked a change";
 
 pub type Shared = Arc<Mutex<World>>;
 
@@ -37,6 +42,10 @@ pub struct Request {
     pub browser: usize,
     pub script: Script,
     pub presented: Option<SessionId>,
+    /// The request whose answer last told the browser something of the session.
+    told: Option<usize>,
+    /// What it read came from a copy, and may be as old as that.
+    copied_since: Option<u64>,
     pub invoked: Option<Moment>,
     /// The handler's own time, and what else does not count towards the budget.
     pub own_time: Duration,
@@ -123,6 +132,8 @@ impl World {
             browser,
             script,
             presented: None,
+            told: None,
+            copied_since: None,
             invoked: None,
             own_time: Duration::ZERO,
             budgets: 1,
@@ -142,7 +153,7 @@ impl World {
         (browser as i64 + 1) * 1_000_000_000 + self.serial * 1000
     }
 
-    pub fn invoked(&mut self, request: usize, presented: Option<SessionId>) {
+    pub fn invoked(&mut self, request: usize, presented: Option<SessionId>, told: Option<usize>) {
         let moment = self.ledger.now();
         self.ledger.note(|| {
             let Request { browser, script, .. } = &self.requests[request];
@@ -154,7 +165,23 @@ impl World {
         }
         let known = &mut self.requests[request];
         known.presented = presented;
+        known.told = told;
         known.invoked = Some(moment);
+    }
+
+    /// A request reads a session from a copy: at most a second old, and nothing older than the browser had been told when it sent the
+    /// request. What was under way at the same time it need not have been told of.
+    pub fn copied(&mut self, request: usize, id: &SessionId, copy: &Record, newest: Option<Version>) {
+        let told = self.requests[request].told.and_then(|told| self.requests[told].answer.as_ref());
+        let since = self.ledger.tick_of(Instant::now() - STALE).max(told.map_or(0, |answer| answer.at.tick));
+        self.requests[request].copied_since = Some(since);
+        self.ledger.copy_is_read(id, since, copy);
+        self.ledger.meet(if newest == Some(copy.version) { "a read from a copy" } else { COPY_BEHIND });
+    }
+
+    /// Since when what this request has just read may have been so; it began to read at `began`.
+    pub fn read_since(&mut self, request: usize, began: u64) -> u64 {
+        self.requests[request].copied_since.take().map_or(began, |since| since.min(began))
     }
 
     /// A request's commit is on its way.

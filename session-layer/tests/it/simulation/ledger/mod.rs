@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use session_layer::store::{AboveLimit, Action, CommitId, Loaded, StoreError, TOMBSTONE_LIFETIME};
+use session_layer::store::{AboveLimit, Action, CommitId, Loaded, Record, StoreError, TOMBSTONE_LIFETIME};
 use session_layer::{SessionHandle, SessionId};
 use tokio::time::Instant;
 
@@ -61,7 +61,8 @@ pub struct Sent {
 }
 
 pub struct Ledger {
-    tick: u64,
+    /// When each tick was.
+    ticks: Vec<Instant>,
     idle_timeout: Duration,
     pub limit: Option<(usize, AboveLimit)>,
     pub idents: Vec<Ident>,
@@ -82,7 +83,7 @@ pub struct Ledger {
 impl Ledger {
     pub fn new(idle_timeout: Duration, limit: Option<(usize, AboveLimit)>, traced: bool) -> Self {
         Self {
-            tick: 0,
+            ticks: Vec::new(),
             idle_timeout,
             limit,
             idents: Vec::new(),
@@ -100,8 +101,14 @@ impl Ledger {
     }
 
     pub fn now(&mut self) -> Moment {
-        self.tick += 1;
-        Moment { tick: self.tick, at: Instant::now() }
+        let at = Instant::now();
+        self.ticks.push(at);
+        Moment { tick: self.ticks.len() as u64, at }
+    }
+
+    /// The last tick that was not after `at`.
+    pub fn tick_of(&self, at: Instant) -> u64 {
+        self.ticks.partition_point(|tick| *tick <= at) as u64
     }
 
     pub fn fail(&mut self, check: Check, what: impl Into<String>) {
@@ -156,6 +163,20 @@ impl Ledger {
             }
             Ok(Loaded::Absent | Loaded::Ended { .. }) => self.is_missing(ident, now),
             Err(_) => {}
+        }
+    }
+
+    /// Somebody is served from a copy, which shows how it was at some time since that tick.
+    pub fn copy_is_read(&mut self, id: &SessionId, since: u64, copy: &Record) {
+        let at = Instant::now();
+        let Some(ident) = self.find(id) else { return };
+        self.note(|| format!("session #{ident} is read from a copy, of {:?}", copy.principal));
+        self.is_alive(ident, Moment { tick: since, at }, "was read from a copy");
+        if copy.principal != self.idents[ident].principal {
+            self.fail(
+                Check::NobodySeesWhatIsNotTheirs,
+                format!("session #{ident} was read as that of {:?}", copy.principal),
+            );
         }
     }
 
