@@ -101,7 +101,8 @@ impl<'a> Head<'a> {
     }
 }
 
-fn remember(cookies: &mut Cookies, cookie: &str) {
+/// A cookie as `name=value`, in the place of the one of that name.
+pub(crate) fn remember(cookies: &mut Cookies, cookie: &str) {
     let Some((name, value)) = cookie.split_once('=') else { return };
     match cookies.iter_mut().find(|known| known.0 == name) {
         Some(known) => value.clone_into(&mut known.1),

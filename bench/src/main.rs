@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["serve", app, redis] => apps::serve(app, redis.parse()?),
-        ["drive", what, requests] => instructions::drive(what, requests.parse()?),
+        ["drive", what, redis, requests] => instructions::drive(what, redis.parse()?, requests.parse()?),
         ["run", options @ ..] => bench(&Options::parse(options)?),
         _ => bail!("{USAGE}"),
     }
@@ -130,7 +130,7 @@ fn bench(options: &Options) -> Result<()> {
     if options.wants("instructions") {
         println!("instructions of the layer itself");
         for (name, title) in instructions::COUNTED {
-            let count = instructions::count(name)?;
+            let count = instructions::count(name, redis.address)?;
             println!("  {count:>6}  {title}");
             results.instructions.insert((*name).to_owned(), count);
         }
