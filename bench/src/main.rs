@@ -3,6 +3,7 @@
 //! An app and what drives it are processes of this one binary: `bench run …` starts `bench serve …` on a core of its own, beside a
 //! private Redis, and writes `docs/bench.md` and `docs/bench.svg`.
 
+mod aims;
 mod apps;
 mod contract;
 mod http;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::aims;
 use crate::apps::{APPS, App, HAND_WRITTEN};
 use crate::instructions::COUNTED;
 use crate::results::{Cell, Figures, Results};
@@ -62,6 +63,7 @@ fn document(results: &Results) -> String {
     );
     memory(&mut text, results);
     instructions(&mut text, results);
+    let _ = writeln!(text, "## What was aimed at\n\n{}", aims::table(results));
     text.push_str(NOTES);
     text
 }

@@ -38,12 +38,12 @@ async fn read(session: Session) -> Result<String, SessionError> {
 
 async fn write(session: Session, Path((width, number)): Path<(usize, u64)>) -> Result<String, SessionError> {
     let old = session.get::<String>(WATCHED)?;
-    session.insert(WATCHED, &value(width, number))?;
+    session.insert(WATCHED, value(width, number))?;
     Ok(old.unwrap_or_else(|| "none".to_owned()))
 }
 
 async fn blind(session: LazySession, Path((width, number)): Path<(usize, u64)>) -> Result<&'static str, SessionError> {
-    session.insert(WATCHED, &value(width, number))?;
+    session.insert(WATCHED, value(width, number))?;
     Ok("done")
 }
 

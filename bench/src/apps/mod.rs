@@ -36,6 +36,7 @@ pub(crate) const NONE: &str = "none";
 pub(crate) const HAND_WRITTEN: &str = "hand-written";
 pub(crate) const LAYER: &str = "layer";
 pub(crate) const LAYER_NEAR_CACHE: &str = "layer-near-cache";
+pub(crate) const TOWER_SESSIONS: &str = "tower-sessions";
 
 /// All of them, in the order of the table.
 pub(crate) const APPS: &[App] = &[
@@ -44,7 +45,7 @@ pub(crate) const APPS: &[App] = &[
     app(LAYER, "session-layer"),
     App { near_cache: true, ..app(LAYER_NEAR_CACHE, "session-layer, near cache") },
     #[cfg(feature = "peers")]
-    app("tower-sessions", "tower-sessions"),
+    app(TOWER_SESSIONS, "tower-sessions"),
     #[cfg(feature = "peers")]
     app("axum_session", "axum_session"),
     #[cfg(feature = "peers")]
@@ -63,7 +64,7 @@ pub(crate) fn serve(name: &str, redis: SocketAddr) -> Result<()> {
         LAYER => on_tokio(async { serve_axum(layer::app(redis, None).await?).await }),
         LAYER_NEAR_CACHE => on_tokio(async { serve_axum(layer::app(redis, Some(layer::NEAR_CACHE)).await?).await }),
         #[cfg(feature = "peers")]
-        "tower-sessions" => on_tokio(async { serve_axum(tower_sessions::app(redis).await?).await }),
+        TOWER_SESSIONS => on_tokio(async { serve_axum(tower_sessions::app(redis).await?).await }),
         #[cfg(feature = "peers")]
         "axum_session" => on_tokio(async { serve_axum(axum_session::app(redis).await?).await }),
         #[cfg(feature = "peers")]
