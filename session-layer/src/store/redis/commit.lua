@@ -2,8 +2,17 @@
 -- One commit: creates, changes or renews a session in one step. All checks come before the first write, since Redis does not roll
 -- a script back. The shebang makes Redis refuse it as a whole, before it starts, when it is out of memory or short of replicas.
 --
+-- Most commits set an attribute or two of a session that stays as it is. Redis does nothing else while one runs; so what only others
+-- need (arguments, functions, commands) only they pay for.
+--
 -- KEYS  1 the session  2 the reply to this commit, if it was applied or refused before  3 the successor (only to renew)
--- ARGV  see `Arguments` in scripts.rs; the replies are read by reply.rs
+-- ARGV  1 what is done: `apply`; `amend`, the same with more to it; `create`, `keep`, `login`, `replace`
+--       2 deadline in microseconds of Redis' clock  3 how long to remember the reply, in milliseconds
+--       4 the version that the request has seen, or nothing  5 the most attributes and bytes that a session may have
+--       all but `apply`: 6 whether all attributes go  7 how many versions to remember  8 how many conditions
+--       but for `amend`: 9 principal  10 created  11 idle timeout  12 absolute timeout  13 how long a tombstone lasts
+--       14 what it names  15 the most sessions that a principal may have  16 whether the oldest end above that
+--       then two for each condition and three for each change; the replies are read by reply.rs
 
 local known = redis.pcall('GET', KEYS[2])
 if type(known) == 'string' then
@@ -12,10 +21,12 @@ if type(known) == 'string' then
   return known
 end
 
-local time = redis.call('TIME')
-local micros = time[1] * 1000000 + time[2]
-local millis = math.floor(micros / 1000)
-if micros > tonumber(ARGV[2]) then
+-- Times and versions stay text where that does: at the same length they compare alike, and turning one into a number, or back, takes
+-- as long as a command.
+local time, argv = redis.call('TIME'), ARGV
+local now = time[1] .. string.sub('00000', #time[2]) .. time[2]
+local deadline = argv[2]
+if (#deadline ~= #now or now > deadline) and tonumber(now) > tonumber(deadline) then
   return 'T'
 end
 
@@ -25,59 +36,25 @@ local function refuse(reply)
   return reply
 end
 
-local action = ARGV[1]
-local remember, tombstone_lifetime = ARGV[3], ARGV[4]
-local seen = tonumber(ARGV[5])
-local most_attributes, most_bytes = tonumber(ARGV[6]), tonumber(ARGV[7])
-local clear = ARGV[8] == '1'
-local created, idle, absolute, principal, successor = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
-local index_prefix, most_sessions, evict = ARGV[14], tonumber(ARGV[15]), ARGV[16] == '1'
-local remembered = tonumber(ARGV[17])
-local conditions = tonumber(ARGV[18])
-local first_condition = 19
-local first_change = first_condition + 2 * conditions
-
--- A number as we write them; nothing else, and nothing that a double does not hold exactly.
-local function whole(text)
-  local number = text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text)
-  return number and number <= 9007199254740991 and number or nil
-end
-
--- An integer as JSON has it, of at most 18 digits: two of them cannot overflow 64 bits.
-local function is_counter(text)
-  local digits = string.match(text, '^%-?([1-9]%d*)$')
-  return text == '0' or (digits ~= nil and #digits <= 18)
-end
-
-local function decimal(number)
-  return string.format('%.0f', number)
-end
-
--- Lua's stack bounds how many arguments one call can have.
-local function in_chunks(command, key, list)
-  for first = 1, #list, 1000 do
-    redis.call(command, key, unpack(list, first, math.min(first + 999, #list)))
+local action, first_condition, first_change = argv[1], 6, 6
+local starts_or_moves, fresh, begins, clear, remembered, conditions, principal = false, false, false, false, 0, 0, ''
+if action ~= 'apply' then
+  clear, remembered, conditions = argv[6] == '1', tonumber(argv[7]), tonumber(argv[8])
+  first_condition = 9
+  if action ~= 'amend' then
+    starts_or_moves = true
+    fresh = action == 'create' or action == 'replace'
+    begins = fresh or action == 'login'
+    principal = argv[9]
+    first_condition = 17
   end
-end
-
-local function fields(key, names)
-  local values = {}
-  for first = 1, #names, 1000 do
-    local chunk = redis.pcall('HMGET', key, unpack(names, first, math.min(first + 999, #names)))
-    if chunk.err then
-      return {} -- some other type: no session is here
-    end
-    for i, value in ipairs(chunk) do
-      values[names[first + i - 1]] = value
-    end
-  end
-  return values
+  first_change = first_condition + 2 * conditions
 end
 
 -- What is there, and whether the action can be done to it.
 
-local old = {}
-local attributes, bytes, version, ends = 0, 0, 0, nil
+local have, reserved = {}, 0
+local created, idle, ends, version, size, principal_before, history, left
 if action == 'create' then
   if redis.call('EXISTS', KEYS[1]) == 1 then
     return 'O'
@@ -86,171 +63,230 @@ else
   if KEYS[3] and redis.call('EXISTS', KEYS[3]) == 1 then
     return 'O'
   end
-  local names = { '@c', '@i', '@a', '@v', '@s', '@p', '@t' }
-  if remembered > 0 then
-    names[#names + 1] = '@h'
-  end
-  local reserved = #names
+  local names = { '@c', '@i', '@a', '@v', '@s', '@p', '@h', false }
+  reserved = remembered > 0 and 7 or 6
+  local count = reserved
   for i = first_condition, first_change - 1, 2 do
-    names[#names + 1] = ARGV[i]
+    count = count + 1
+    names[count] = argv[i]
   end
-  for i = first_change, #ARGV, 3 do
-    names[#names + 1] = ARGV[i + 1]
+  for i = first_change + 1, #argv, 3 do
+    count = count + 1
+    names[count] = argv[i]
   end
-  old = fields(KEYS[1], names)
-  if old['@t'] and not old['@c'] then
-    return 'E' .. old['@t']
+  -- Lua's stack bounds how many arguments one call can have.
+  have = redis.pcall('HMGET', KEYS[1], unpack(names, 1, count < 1000 and count or 1000))
+  if have.err then
+    return 'N' -- some other type: no session is here
   end
-  version, bytes, ends = whole(old['@v']), whole(old['@s']), whole(old['@a'])
-  if not (whole(old['@c']) and whole(old['@i']) and version and bytes) or (old['@a'] and not ends) then
-    return 'N'
-  end
-  if ends and ends <= millis then
-    return 'N'
-  end
-  if seen and version < seen then
-    return refuse('R')
-  end
-  attributes = redis.call('HLEN', KEYS[1])
-  for i = 1, reserved do
-    if old[names[i]] then
-      attributes = attributes - 1
+  for first = 1001, count, 1000 do
+    for i, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names, first, math.min(first + 999, count)))) do
+      have[first + i - 1] = value
     end
   end
+  created, idle, ends, version, size, principal_before = have[1], have[2], have[3], have[4], have[5], have[6]
+  history = remembered > 0 and have[7]
+  if not created then
+    local successor = redis.call('HGET', KEYS[1], '@t')
+    return successor and 'E' .. successor or 'N'
+  end
+  if not (idle and version and size) then
+    return 'N'
+  end
+  -- Numbers as we write them; nothing else, and nothing that a double does not hold exactly. Only PEXPIRE minds a leading zero.
+  local numbers = idle .. ' ' .. created .. ' ' .. version .. ' ' .. size .. ' ' .. (ends or '0')
+  if not string.find(numbers, '^[1-9]%d* %d+ %d+ %d+ %d+$') then
+    if not string.find(numbers, '^%d+ %d+ %d+ %d+ %d+$') then
+      return 'N'
+    end
+    idle = string.format('%.0f', idle)
+  end
+  for i = 1, 5 do
+    local text = have[i]
+    if text and #text > 15 and (#text > 16 or text > '9007199254740991') then
+      return 'N'
+    end
+  end
+  left = ends and ends - string.sub(now, 1, -4)
+  if left and left <= 0 then
+    return 'N'
+  end
+  local seen = argv[4]
+  if seen ~= version and seen ~= '' and tonumber(version) < tonumber(seen) then
+    return refuse('R')
+  end
 end
-
-local principal_before = old['@p'] or nil
-local version_before, history = old['@v'], old['@h']
-local fresh = action == 'create' or action == 'replace'
+local version_before = version
 if fresh then
-  old, attributes, bytes, version = {}, 0, 0, 0
-  version_before, history = nil, nil
-else
-  idle = old['@i']
+  have, version, version_before, size, history, idle = {}, nil, nil, 0, nil, argv[11]
 end
-if fresh or action == 'login' then
-  ends = absolute and millis + absolute
+if begins then
+  ends, left = nil, nil
+  if argv[12] ~= '' then
+    left = tonumber(argv[12])
+    ends = string.format('%.0f', string.sub(now, 1, -4) + left)
+  end
 end
 
 for i = 1, conditions do
   local at = first_condition + 2 * (i - 1)
-  local current, expected = old[ARGV[at]] or nil, nil
-  if string.sub(ARGV[at + 1], 1, 1) == '+' then
-    expected = string.sub(ARGV[at + 1], 2)
+  local current, expected = have[reserved + i] or nil, nil
+  if string.sub(argv[at + 1], 1, 1) == '+' then
+    expected = string.sub(argv[at + 1], 2)
   end
   if current ~= expected then
     return refuse('C' .. i .. (current and '+' .. current or '-'))
   end
 end
 
-local attributes_before, bytes_before = attributes, bytes
-if clear then
-  old, attributes, bytes = {}, 0, 0
-end
-
 -- What it becomes.
 
-local set, remove, add, expected_bytes = {}, {}, {}, {}
-for i = first_change, #ARGV, 3 do
-  local what, name, value = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local before, after = old[name], nil
+local grown, added, before_clear = 0, 0, nil
+if clear and not fresh then
+  before_clear, have = have, {}
+end
+if not version or #version < #now or version < now then
+  version = now
+else
+  version = string.format('%.0f', version + 1)
+end
+-- The reserved fields of a fresh session come first, where Redis finds them soonest.
+local set, sets = { '@v', version, false, false }, 2
+if fresh then
+  set, sets = { '@v', version, '@c', argv[10], '@i', idle }, 6
+end
+local remove, add, expected_bytes = nil, nil, nil
+local at = reserved + conditions
+for i = first_change, #argv, 3 do
+  local what, name, value = argv[i], argv[i + 1], argv[i + 2]
+  at = at + 1
+  local before, after = have[at], nil
   if what == '=' then
     after = value
-    set[#set + 1] = name
-    set[#set + 1] = value
+    set[sets + 1], set[sets + 2] = name, value
+    sets = sets + 2
   elseif what == '-' then
+    remove = remove or {}
     remove[#remove + 1] = name
   else
+    -- An integer as JSON has it, of at most 18 digits: two of them cannot overflow 64 bits.
+    local function is_counter(text)
+      local digits = string.match(text, '^%-?([1-9]%d*)$')
+      return text == '0' or (digits ~= nil and #digits <= 18)
+    end
     if not is_counter(before or '0') or not is_counter(value) then
       return refuse('X' .. ((i - first_change) / 3 + 1))
     end
     -- Beyond 2^53 this may be off in its digits, but not in how many there are.
-    after = decimal((before or 0) + value)
+    after = string.format('%.0f', (before or 0) + value)
+    add, expected_bytes = add or {}, expected_bytes or {}
     add[#add + 1] = name
     expected_bytes[#add] = #after
   end
   if before then
-    attributes, bytes = attributes - 1, bytes - #name - #before
+    grown, added = grown - 1, added - #name - #before
   end
   if after then
-    attributes, bytes = attributes + 1, bytes + #name + #after
+    grown, added = grown + 1, added + #name + #after
   end
 end
 -- What was within the limits of an earlier setting may stay, and shrink.
-if attributes > most_attributes and attributes > attributes_before then
-  return refuse('LA')
-end
-if bytes > most_bytes and bytes > bytes_before then
-  return refuse('LR')
+if grown > 0 or added > 0 then
+  local most_attributes, most_bytes = string.match(argv[5], '^(%d+) (%d+)$')
+  if grown > 0 then
+    local before = fresh and 0 or redis.call('HLEN', KEYS[1])
+    for i = 1, fresh and 0 or reserved do
+      if (before_clear or have)[i] then
+        before = before - 1
+      end
+    end
+    local attributes = (clear and 0 or before) + grown
+    if attributes > before and attributes > tonumber(most_attributes) then
+      return refuse('LA')
+    end
+  end
+  local bytes = (clear and 0 or size) + added
+  if bytes > size + 0 and bytes > tonumber(most_bytes) then
+    return refuse('LR')
+  end
 end
 
 -- The list of a principal's sessions: a sorted set of their keys, by when the principal logged in.
 
-local logs_in = (fresh or action == 'login') and principal ~= ''
-local listed_under = principal_before
-if fresh or logs_in then
-  listed_under = principal ~= '' and principal or nil
+local key, listed_under, index_prefix, index = KEYS[3] or KEYS[1], principal_before, nil, nil
+if principal_before or principal ~= '' then
+  index_prefix = string.match(KEYS[1], '^(.*:){') .. 'principal:'
 end
-local index = listed_under and index_prefix .. listed_under
+if starts_or_moves then
+  local logs_in = begins and principal ~= ''
+  if fresh or logs_in then
+    listed_under = principal ~= '' and principal or nil
+  end
+  index = listed_under and index_prefix .. listed_under
 
-local function is_alive(key)
-  return redis.pcall('HEXISTS', key, '@c') == 1
-end
+  local function is_alive(key)
+    return redis.pcall('HEXISTS', key, '@c') == 1
+  end
 
-local evicted = {}
-if logs_in and most_sessions then
-  local others = {}
-  for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
-    if other ~= KEYS[1] and is_alive(other) then
-      others[#others + 1] = other
+  local evicted = {}
+  local most_sessions = tonumber(argv[15])
+  if logs_in and most_sessions then
+    local others = {}
+    for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+      if other ~= KEYS[1] and is_alive(other) then
+        others[#others + 1] = other
+      end
+    end
+    for i = 1, #others + 1 - most_sessions do
+      if argv[16] ~= '1' then
+        return refuse('S')
+      end
+      evicted[i] = others[i]
     end
   end
-  for i = 1, #others + 1 - most_sessions do
-    if not evict then
-      return refuse('S')
+
+  -- All checks are done; from here on everything is written.
+
+  for _, other in ipairs(evicted) do
+    redis.call('DEL', other)
+    redis.call('HSET', other, '@t', '')
+    redis.call('PEXPIRE', other, argv[13])
+    redis.call('ZREM', index, other)
+  end
+
+  local since = now
+  if KEYS[3] and principal_before then
+    if not fresh and not logs_in then
+      since = redis.call('ZSCORE', index, KEYS[1]) or since
     end
-    evicted[i] = others[i]
+    redis.call('ZREM', index_prefix .. principal_before, KEYS[1])
   end
-end
-
--- All checks are done; from here on everything is written.
-
-for _, other in ipairs(evicted) do
-  redis.call('DEL', other)
-  redis.call('HSET', other, '@t', '')
-  redis.call('PEXPIRE', other, tombstone_lifetime)
-  redis.call('ZREM', index, other)
-end
-
-local since = micros
-if KEYS[3] and principal_before then
-  if not fresh and not logs_in then
-    since = tonumber(redis.call('ZSCORE', index, KEYS[1]) or since)
-  end
-  redis.call('ZREM', index_prefix .. principal_before, KEYS[1])
-end
-if logs_in then
-  -- Sessions that expired are still listed. Each login clears more of them away than it adds.
-  for _, other in ipairs(redis.call('ZRANGE', index, 0, 7)) do
-    if not is_alive(other) then
-      redis.call('ZREM', index, other)
+  if logs_in then
+    -- Sessions that expired are still listed. Each login clears more of them away than it adds.
+    for _, other in ipairs(redis.call('ZRANGE', index, 0, 7)) do
+      if not is_alive(other) then
+        redis.call('ZREM', index, other)
+      end
     end
   end
+  if index then
+    redis.call('ZADD', index, since, key)
+  end
+  if KEYS[3] then
+    if fresh then
+      redis.call('DEL', KEYS[1])
+    else
+      redis.call('RENAME', KEYS[1], key)
+    end
+    redis.call('HSET', KEYS[1], '@t', argv[14])
+    redis.call('PEXPIRE', KEYS[1], argv[13])
+  end
+elseif listed_under then
+  index = index_prefix .. listed_under
 end
 
-local key = KEYS[3] or KEYS[1]
-if index and action ~= 'apply' then
-  redis.call('ZADD', index, decimal(since), key)
-end
-if KEYS[3] then
-  if fresh then
-    redis.call('DEL', KEYS[1])
-  else
-    redis.call('RENAME', KEYS[1], key)
-  end
-  redis.call('HSET', KEYS[1], '@t', successor)
-  redis.call('PEXPIRE', KEYS[1], tombstone_lifetime)
-end
+-- From here on no check is left for any action.
+
 if clear and not fresh then
   remove = {}
   for _, name in ipairs(redis.call('HKEYS', key)) do
@@ -259,21 +295,24 @@ if clear and not fresh then
     end
   end
 end
-in_chunks('HDEL', key, remove)
+if remove then
+  for first = 1, #remove, 1000 do
+    redis.call('HDEL', key, unpack(remove, first, math.min(first + 999, #remove)))
+  end
+end
 
-version = decimal(math.max(version + 1, micros))
 local reply = 'A' .. version
-if #add > 0 then
-  for i = first_change, #ARGV, 3 do
-    if ARGV[i] == '+' then
-      redis.call('HINCRBY', key, ARGV[i + 1], ARGV[i + 2])
+if add then
+  for i = first_change, #argv, 3 do
+    if argv[i] == '+' then
+      redis.call('HINCRBY', key, argv[i + 1], argv[i + 2])
     end
   end
-  -- Read back as text: a Lua number would lose digits.
-  local values = fields(key, add)
   for i, name in ipairs(add) do
-    bytes = bytes - expected_bytes[i] + #values[name]
-    reply = reply .. ' ' .. values[name]
+    -- Read back as text: a Lua number would lose digits.
+    local value = redis.call('HGET', key, name)
+    added = added - expected_bytes[i] + #value
+    reply = reply .. ' ' .. value
   end
 end
 
@@ -288,35 +327,31 @@ if remembered > 0 then
   for _ = remembered, spaces do
     history = string.gsub(history, '^%S* ', '')
   end
-  set[#set + 1] = '@h'
-  set[#set + 1] = history
+  set[sets + 1], set[sets + 2] = '@h', history
+  sets = sets + 2
 end
-set[#set + 1] = '@v'
-set[#set + 1] = version
-set[#set + 1] = '@s'
-set[#set + 1] = decimal(bytes)
-if fresh then
-  set[#set + 1] = '@c'
-  set[#set + 1] = created
-  set[#set + 1] = '@i'
-  set[#set + 1] = idle
+if added ~= 0 or clear or fresh then
+  set[sets + 1], set[sets + 2] = '@s', (clear and 0 or size) + added
+  sets = sets + 2
 end
-if fresh or action == 'login' then
+if begins then
   if principal ~= '' then
-    set[#set + 1] = '@p'
-    set[#set + 1] = principal
+    set[sets + 1], set[sets + 2] = '@p', principal
+    sets = sets + 2
   end
   if ends then
-    set[#set + 1] = '@a'
-    set[#set + 1] = decimal(ends)
+    set[sets + 1], set[sets + 2] = '@a', ends
+    sets = sets + 2
   elseif not fresh then
     redis.call('HDEL', key, '@a')
   end
 end
-in_chunks('HSET', key, set)
+for first = 1, sets, 1000 do
+  redis.call('HSET', key, unpack(set, first, first + 999 < sets and first + 999 or sets))
+end
 
-redis.call('SET', KEYS[2], reply, 'PX', remember)
-local lifetime = decimal(math.min(idle, ends and ends - millis or math.huge))
+redis.call('SET', KEYS[2], reply, 'PX', ARGV[3])
+local lifetime = left and left < idle + 0 and left or idle
 redis.call('PEXPIRE', key, lifetime)
 if index then
   -- As long as the longest of its sessions: without a limit so far, or with a shorter one.

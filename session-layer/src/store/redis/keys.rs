@@ -105,6 +105,9 @@ mod tests {
         assert_eq!(keys.commit(&id, &CommitId([0; 16])), "session:{ab0c}:AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(keys.handle(key.as_bytes()), Some(id.handle()));
         assert_eq!(keys.handle(b"session:{ab0c}:short"), None);
+        // How `commit.lua` finds the lists.
+        let (before_shard, _) = key.rsplit_once(":{").unwrap();
+        assert_eq!(keys.principals(), format!("{before_shard}:principal:"));
         assert!(keys.session(&id.successor()).starts_with(b"session:{ab0c}:"));
     }
 }

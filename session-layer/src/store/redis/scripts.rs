@@ -50,7 +50,7 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Byte
     let record = keys.commit(id, &commit.id);
     // Redis refuses to keep something for no time at all, and would notice in the middle of the script.
     let remember = millis(commit.remember).max(1);
-    let mut arguments = Arguments(Vec::with_capacity(24 + 2 * commit.conditions.len() + 3 * commit.changes.len()));
+    let mut arguments = Arguments(Vec::with_capacity(20 + 2 * commit.conditions.len() + 3 * commit.changes.len()));
     if let Action::Destroy(_) = commit.action {
         arguments.number(2);
         arguments.bytes(session);
@@ -69,24 +69,28 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Byte
     if let Some(target) = kind.target {
         arguments.bytes(keys.session(target));
     }
-    arguments.text(kind.name);
+    let is_apply = matches!(commit.action, Action::Apply(_));
+    let has_more = commit.clear || commit.keep_history || !commit.conditions.is_empty();
+    arguments.text(if is_apply && has_more { "amend" } else { kind.name });
     arguments.number(deadline);
     arguments.number(remember);
-    arguments.number(millis(TOMBSTONE_LIFETIME));
     arguments.optional(commit.seen.map(|seen| seen.0));
-    arguments.number(commit.limits.attributes as u64);
-    arguments.number(commit.limits.record_bytes as u64);
-    arguments.number(commit.clear.into());
-    arguments.optional(kind.start.map(|start| millis_since_epoch(start.created_on)));
-    arguments.optional(kind.start.map(|start| millis(start.idle_timeout)));
-    arguments.optional(kind.absolute_timeout.map(millis));
-    arguments.bytes(kind.principal.unwrap_or_default().to_owned());
-    arguments.bytes(kind.successor.map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.as_bytes())));
-    arguments.bytes(keys.principals());
-    arguments.optional(commit.sessions.map(|limit| limit.most as u64));
-    arguments.number(commit.sessions.is_some_and(|limit| limit.above == AboveLimit::EvictOldest).into());
-    arguments.number(if commit.keep_history { HISTORY as u64 } else { 0 });
-    arguments.number(commit.conditions.len() as u64);
+    arguments.bytes(format!("{} {}", commit.limits.attributes, commit.limits.record_bytes));
+    if !is_apply || has_more {
+        arguments.number(commit.clear.into());
+        arguments.number(if commit.keep_history { HISTORY as u64 } else { 0 });
+        arguments.number(commit.conditions.len() as u64);
+    }
+    if !is_apply {
+        arguments.bytes(kind.principal.unwrap_or_default().to_owned());
+        arguments.optional(kind.start.map(|start| millis_since_epoch(start.created_on)));
+        arguments.optional(kind.start.map(|start| millis(start.idle_timeout)));
+        arguments.optional(kind.absolute_timeout.map(millis));
+        arguments.number(millis(TOMBSTONE_LIFETIME));
+        arguments.bytes(kind.successor.map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.as_bytes())));
+        arguments.optional(commit.sessions.map(|limit| limit.most as u64));
+        arguments.number(commit.sessions.is_some_and(|limit| limit.above == AboveLimit::EvictOldest).into());
+    }
     for (name, expected) in &commit.conditions {
         arguments.bytes(name.clone());
         arguments.bytes(match expected {
@@ -229,6 +233,23 @@ mod tests {
         for script in [Script::Touch, Script::List, Script::Revoke] {
             assert!(script.text().starts_with("#!lua flags=allow-oom\n"), "{script:?}");
         }
+    }
+
+    #[test]
+    fn a_commit_carries_no_more_than_it_asks_for() {
+        let count = |more: fn(&mut Commit)| {
+            let mut commit = Commit::new(Action::Apply(SessionId::random()), tokio::time::Instant::now());
+            commit.changes.insert("a".into(), Change::Set(Bytes::from_static(b"1")));
+            more(&mut commit);
+            let arguments = arguments(&Keys::new("session"), &commit, 1);
+            (String::from_utf8_lossy(&arguments[3]).into_owned(), arguments.len())
+        };
+        let name = |(name, count): (&str, usize)| (name.to_owned(), count);
+        assert_eq!(count(|_| ()), name(("apply", 11)));
+        assert_eq!(count(|commit| commit.seen = Some(crate::record::Version(7))), name(("apply", 11)));
+        assert_eq!(count(|commit| commit.clear = true), name(("amend", 14)));
+        assert_eq!(count(|commit| commit.keep_history = true), name(("amend", 14)));
+        assert_eq!(count(|commit| drop(commit.conditions.insert("a".into(), None))), name(("amend", 16)));
     }
 
     #[test]
