@@ -1,13 +1,84 @@
 //! What a store keeps of a session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 /// The attributes of a session by name, each as the JSON text that was stored; parsed when somebody asks for one.
-pub type Attributes = BTreeMap<String, Bytes>;
+///
+/// A map whose clones share what is in it, until one of them is changed: most requests only read what a store or a cache has.
+///
+/// ```
+/// use session_layer::store::Attributes;
+///
+/// let stored = Attributes::from([("visits".to_owned(), "1".into())]);
+/// let mut changed = stored.clone();
+/// changed.insert("visits".to_owned(), "2".into());
+/// assert_eq!((&stored["visits"][..], &changed["visits"][..]), (&b"1"[..], &b"2"[..]));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes(Arc<BTreeMap<String, Bytes>>);
+
+impl Attributes {
+    /// None.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Deref for Attributes {
+    type Target = BTreeMap<String, Bytes>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Attributes {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl From<BTreeMap<String, Bytes>> for Attributes {
+    fn from(attributes: BTreeMap<String, Bytes>) -> Self {
+        Self(Arc::new(attributes))
+    }
+}
+
+impl<const N: usize> From<[(String, Bytes); N]> for Attributes {
+    fn from(attributes: [(String, Bytes); N]) -> Self {
+        BTreeMap::from(attributes).into()
+    }
+}
+
+impl FromIterator<(String, Bytes)> for Attributes {
+    fn from_iter<I: IntoIterator<Item = (String, Bytes)>>(attributes: I) -> Self {
+        attributes.into_iter().collect::<BTreeMap<_, _>>().into()
+    }
+}
+
+impl IntoIterator for Attributes {
+    type Item = (String, Bytes);
+    type IntoIter = btree_map::IntoIter<String, Bytes>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Arc::unwrap_or_clone(self.0).into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Attributes {
+    type Item = (&'a String, &'a Bytes);
+    type IntoIter = btree_map::Iter<'a, String, Bytes>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 /// Orders the states of one session. Each commit gets a higher one, and no number is ever given twice: a store takes the
 /// larger of the last version plus one and its own clock in microseconds.
@@ -85,6 +156,15 @@ mod tests {
         assert!(!wants(record(50, Some(50))), "the absolute timeout is what limits it");
         assert!(wants(record(40, Some(50))));
         assert!(!wants(record(40, Some(0))));
+    }
+
+    #[test]
+    fn clones_share_their_attributes_until_one_is_changed() {
+        let stored = Attributes::from([("a".to_owned(), "1".into())]);
+        let mut changed = stored.clone();
+        assert!(Arc::ptr_eq(&stored.0, &changed.0));
+        changed.remove("a");
+        assert_eq!((stored.len(), changed.len()), (1, 0));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl<K> Session<K> {
     /// The names of all attributes, in order.
     #[doc(alias = "getAttributeNames")]
     pub fn names(&self) -> Vec<String> {
-        self.slot.state().attributes().into_keys().collect()
+        self.slot.state().attributes().keys().cloned().collect()
     }
 
     /// Sets an attribute.

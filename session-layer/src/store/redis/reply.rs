@@ -12,7 +12,7 @@ use crate::commit::{Commit, Reply};
 use crate::delta::Change;
 use crate::error::Limit;
 use crate::id::SessionId;
-use crate::record::{Attributes, Record, Version};
+use crate::record::{Record, Version};
 use crate::store::{Listed, Loaded, StoreError};
 
 /// The largest number that the scripts, whose numbers are doubles, take for one.
@@ -105,7 +105,7 @@ struct Raw {
 
 #[derive(Default)]
 struct RawRecord {
-    attributes: Attributes,
+    attributes: BTreeMap<String, Bytes>,
     idle: Option<Bytes>,
     ends: Option<Bytes>,
     version: Option<Bytes>,
@@ -150,7 +150,7 @@ impl RawRecord {
             text(&principal).map(str::to_owned).ok_or_else(|| StoreError::corrupt("the principal is not UTF-8"))
         });
         Ok(Loaded::Alive(Record {
-            attributes: self.attributes,
+            attributes: self.attributes.into(),
             created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(created),
             idle_timeout,
             expires_on: expires_on.map(|millis| clock.system_time(millis)),

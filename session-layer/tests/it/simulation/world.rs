@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use session_layer::store::{Action, Commit, CommitId, Record, Reply, StoreError, Version};
+use session_layer::store::{Action, Attributes, Commit, CommitId, Record, Reply, StoreError, Version};
 use session_layer::test_util::history::Call;
 use session_layer::{SessionError, SessionId};
 use tokio::time::Instant;
@@ -68,7 +67,7 @@ pub struct Seen {
     pub to: u64,
     pub id: SessionId,
     /// Its attributes, if it was there.
-    pub attributes: Option<BTreeMap<String, Bytes>>,
+    pub attributes: Option<Attributes>,
 }
 
 /// What is committed together.
