@@ -18,9 +18,10 @@ mod run;
 mod scenario;
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::apps::App;
 use crate::contract::Size;
@@ -121,19 +122,22 @@ fn bench(options: &Options) -> Result<()> {
         println!("memory in Redis per session");
         // What is in Redis is the same with a near cache.
         for app in apps.iter().filter(|app| app.keeps_sessions && !app.near_cache) {
-            weigh(app, app.name, &redis, &mut results)?;
-        }
-        let defaults = Redis::start(&[])?;
-        if let Some(layer) = apps.iter().find(|app| app.name == apps::LAYER) {
-            weigh(layer, report::LAYER_BY_DEFAULT, &defaults, &mut results)?;
+            weigh(app, app.name, &settings, &mut results);
+            if app.name == apps::LAYER {
+                weigh(app, report::LAYER_BY_DEFAULT, &[], &mut results);
+            }
         }
     }
     if options.wants("instructions") {
         println!("instructions of the layer itself");
         for (name, title) in instructions::COUNTED {
-            let count = instructions::count(name, redis.address)?;
-            println!("  {count:>6}  {title}");
-            results.instructions.insert((*name).to_owned(), count);
+            match instructions::count(name, redis.address) {
+                Ok(count) => {
+                    println!("  {count:>6}  {title}");
+                    results.instructions.insert((*name).to_owned(), count);
+                }
+                Err(error) => println!("  {title}: {error:#}"),
+            }
         }
     }
     results.date = measure::today()?;
@@ -150,13 +154,22 @@ fn bench(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn weigh(app: &App, name: &str, redis: &Redis, results: &mut Results) -> Result<()> {
-    for size in [Size::Small, Size::Kib1, Size::Kib16] {
-        let bytes = run::weigh(app, size, redis)?;
-        println!("  {name:<16} {:>5}: {bytes:.0} bytes", size.name());
-        results.memory.entry(name.to_owned()).or_default().insert(size.name().to_owned(), bytes);
+/// All sizes at the same time, each in a Redis of its own: most of it is waiting until nothing is left of the creation.
+fn weigh(app: &App, name: &str, settings: &[(String, String)], results: &mut Results) {
+    let sizes = [Size::Small, Size::Kib1, Size::Kib16];
+    let weighed = thread::scope(|scope| {
+        let threads = sizes.map(|size| scope.spawn(move || run::weigh(app, size, settings)));
+        threads.map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("it panicked"))))
+    });
+    for (size, bytes) in sizes.iter().zip(weighed) {
+        match bytes {
+            Ok(bytes) => {
+                println!("  {name:<16} {:>5}: {bytes:.0} bytes", size.name());
+                results.memory.entry(name.to_owned()).or_default().insert(size.name().to_owned(), bytes);
+            }
+            Err(error) => println!("  {name:<16} {:>5}: {error:#}", size.name()),
+        }
     }
-    Ok(())
 }
 
 /// The project's root.

@@ -172,20 +172,24 @@ fn on_this_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     LocalSet::new().block_on(&Builder::new_current_thread().enable_all().build()?, work)
 }
 
-/// How many bytes of Redis' memory a session takes, once nothing is left of its creation.
-pub(crate) fn weigh(app: &App, size: Size, redis: &Redis) -> Result<f64> {
-    const PATIENCE: Duration = Duration::from_secs(60);
-    redis.ask(&["FLUSHALL"])?;
+/// How many bytes of a Redis with these settings a session takes, once nothing is left of its creation.
+pub(crate) fn weigh(app: &App, size: Size, settings: &[(String, String)]) -> Result<f64> {
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let redis = Redis::start(settings)?;
     let started = Started::new(app, redis.address)?;
     let used = || redis.info()?.number("used_memory");
-    // Once, so that what the app itself needs (scripts, a connection) is there before the scales are set to zero.
+    let keys = || anyhow::Ok(redis.ask(&["DBSIZE"])?.parse::<u64>()?);
+    // Once, so that what the app itself needs (scripts, a connection) is there before the scales are set to zero, and what Redis keeps
+    // for each command that it was ever asked.
     on_this_thread(start_sessions(started.address, size, 1))?;
+    keys()?;
+    used()?;
     let before = used()?;
     on_this_thread(start_sessions(started.address, size, WEIGHED))?;
     let sessions = u64::from(WEIGHED) + 1;
     let waiting = Instant::now();
     loop {
-        let keys: u64 = redis.ask(&["DBSIZE"])?.parse()?;
+        let keys = keys()?;
         if keys == sessions {
             break;
         }
