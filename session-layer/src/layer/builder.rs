@@ -1,0 +1,342 @@
+//! The settings of a layer: one setter for each, with what it costs.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::response::Parts;
+
+use super::config_error::{ConfigError, check_longest, check_secret, check_timeouts, cookie_error};
+use super::{CommitWhen, Config, OnEvent, SessionLayer};
+use crate::budget::Waiters;
+use crate::commit::{AboveLimit, SessionLimit};
+use crate::delta::Limits;
+use crate::event::SessionEvent;
+use crate::freshness::Tokens;
+use crate::session::DefaultSession;
+use crate::signature::Signer;
+use crate::store::{ErasedStore, SessionStore};
+use crate::telemetry;
+use crate::transport::{Cookie, SameSite};
+
+/// The settings of a [`SessionLayer`].
+#[must_use = "settings do nothing until `build`"]
+pub struct SessionLayerBuilder<K = DefaultSession> {
+    settings: Settings,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// As given; nothing is checked before `build`.
+struct Settings {
+    store: Box<dyn ErasedStore>,
+    secret: Option<Vec<u8>>,
+    accepted_secrets: Vec<Vec<u8>>,
+    cookie_name: Option<String>,
+    cookie_domain: Option<String>,
+    cookie_path: String,
+    same_site: SameSite,
+    persistent_cookie: bool,
+    development: bool,
+    idle_timeout: Duration,
+    absolute_timeout: Option<Duration>,
+    touch_interval: Option<Duration>,
+    budget: Duration,
+    max_waiting: usize,
+    limits: Limits,
+    session_limit: Option<SessionLimit>,
+    rollback_detection: bool,
+    strict: bool,
+    on_event: Option<Box<OnEvent>>,
+    commit_when: Box<CommitWhen>,
+}
+
+impl SessionLayerBuilder {
+    pub(super) fn new(store: impl SessionStore) -> Self {
+        let settings = Settings {
+            store: Box::new(store),
+            secret: None,
+            accepted_secrets: Vec::new(),
+            cookie_name: None,
+            cookie_domain: None,
+            cookie_path: "/".to_owned(),
+            same_site: SameSite::default(),
+            persistent_cookie: false,
+            development: false,
+            idle_timeout: Duration::from_secs(30 * 60),
+            absolute_timeout: Some(Duration::from_secs(12 * 60 * 60)),
+            touch_interval: None,
+            budget: Duration::from_secs(5),
+            max_waiting: 2_000,
+            limits: Limits::default(),
+            session_limit: None,
+            rollback_detection: false,
+            strict: false,
+            on_event: None,
+            commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
+        };
+        Self { settings, kind: PhantomData }
+    }
+}
+
+impl<K> SessionLayerBuilder<K> {
+    /// Signs cookies, and is accepted. At least 32 bytes, the same on every node; keys are derived from it (HKDF), so that any
+    /// such bytes will do. Required.
+    pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.settings.secret = Some(secret.as_ref().to_vec());
+        self
+    }
+
+    /// Secrets whose cookies are accepted as well. Default: none.
+    ///
+    /// To rotate without logging anybody out: deploy 1 adds the new secret here, deploy 2 signs with it and keeps the old one
+    /// here, deploy 3 drops the old one once the longest session that it signed has ended. Each costs one more MAC for a cookie
+    /// that the ones before it did not sign.
+    pub fn accepted_secrets<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
+        self.settings.accepted_secrets = secrets.into_iter().map(|secret| secret.as_ref().to_vec()).collect();
+        self
+    }
+
+    /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
+    /// (RFC 6265bis, section 4.1.3); in development mode `session`.
+    pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
+        self.settings.cookie_name = Some(name.into());
+        self
+    }
+
+    /// Sends the cookie to all hosts below this domain. Default: to this host alone. Needs a name without `__Host-`.
+    pub fn cookie_domain(mut self, domain: impl Into<String>) -> Self {
+        self.settings.cookie_domain = Some(domain.into());
+        self
+    }
+
+    /// Sends the cookie only below this path. Default: `/`. A path is no protection between apps of one host, since scripts of one
+    /// can reach the other (RFC 6265, section 8.6). Another path needs a name without `__Host-`.
+    pub fn cookie_path(mut self, path: impl Into<String>) -> Self {
+        self.settings.cookie_path = path.into();
+        self
+    }
+
+    /// Whether the cookie comes along on requests that another site started. Default: [`SameSite::Lax`].
+    pub fn same_site(mut self, same_site: SameSite) -> Self {
+        self.settings.same_site = same_site;
+        self
+    }
+
+    /// Lets the cookie outlive the browser: its `Max-Age` is the idle timeout, and it is sent again whenever the session is
+    /// prolonged. Default: off, the browser drops it when it closes.
+    ///
+    /// What it costs: such an answer, overtaken by that of a login, puts the ID from before the login back into the browser, which is
+    /// then not logged in; nobody else's session is touched.
+    pub fn persistent_cookie(mut self, persistent: bool) -> Self {
+        self.settings.persistent_cookie = persistent;
+        self
+    }
+
+    /// Lets the cookie travel over plain HTTP, for development: it is not `Secure`, its default name is `session`, and a warning is
+    /// logged. Default: off. Anybody on the way can read such a cookie.
+    pub fn development(mut self, development: bool) -> Self {
+        self.settings.development = development;
+        self
+    }
+
+    /// Ends a session this long after its last request. Default: 30 minutes, the longest idle timeout that OWASP suggests for
+    /// low-risk applications. Sessions that exist keep the one they began with.
+    #[doc(alias = "maxInactiveInterval")]
+    #[doc(alias = "ttl")]
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.settings.idle_timeout = idle_timeout;
+        self
+    }
+
+    /// Ends a session this long after it began or somebody logged in, however busy it is. Default: 12 hours (ASVS 5.0, 7.3.2, asks
+    /// for a limit; NIST SP 800-63B, section 2.2.3, names this one); `None` switches it off.
+    pub fn absolute_timeout(mut self, absolute_timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.absolute_timeout = absolute_timeout.into();
+        self
+    }
+
+    /// How much of a session's idle timeout must be used up before a request prolongs it. Default: a twentieth of it, so that a
+    /// busy session costs a prolonging command now and then instead of with each request, and may end that much early.
+    pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
+        self.settings.touch_interval = Some(touch_interval);
+        self
+    }
+
+    /// How long one request waits for the store in total; load, flushes and commit spend it, the handler's own time does not.
+    /// Default: 5 seconds, longer than a failover of the reference cluster. What has no answer by then is answered 503.
+    pub fn budget(mut self, budget: Duration) -> Self {
+        self.settings.budget = budget;
+        self
+    }
+
+    /// How many requests may wait for a store in trouble at once; further ones are answered 503 at once. Default: 2,000: what waits
+    /// holds memory and a connection.
+    pub fn max_waiting(mut self, max_waiting: usize) -> Self {
+        self.settings.max_waiting = max_waiting;
+        self
+    }
+
+    /// The longest value of an attribute, in bytes of JSON. Default: 64 KiB.
+    pub fn max_value_bytes(mut self, bytes: usize) -> Self {
+        self.settings.limits.value_bytes = bytes;
+        self
+    }
+
+    /// How many attributes a session may have. Default: 256.
+    pub fn max_attributes(mut self, attributes: usize) -> Self {
+        self.settings.limits.attributes = attributes;
+        self
+    }
+
+    /// How large names and values of all attributes of a session may be together, in bytes. Default: 256 KiB: every request that reads
+    /// the session carries it.
+    pub fn max_record_bytes(mut self, bytes: usize) -> Self {
+        self.settings.limits.record_bytes = bytes;
+        self
+    }
+
+    /// How many sessions one principal may have at a time, and what a login above that does. Default: as many as they like. Exact
+    /// however many logins come at once.
+    pub fn max_sessions_per_principal(mut self, most: usize, above: AboveLimit) -> Self {
+        self.settings.session_limit = Some(SessionLimit { most, above });
+        self
+    }
+
+    /// For which responses the request's changes are committed, judged by the head. Default: all but 5xx and 408, so that a
+    /// handler that failed leaves the session as it was, except for what it flushed.
+    pub fn commit_when(mut self, commit_when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.commit_when = Box::new(commit_when);
+        self
+    }
+
+    /// Notices when the store has lost a change that its browser was told of, which a failover of Redis can do to all but logins,
+    /// logouts and revocations. The session's next request reports [`SessionEvent::RolledBack`], logs a warning, and goes on with
+    /// what is there. Default: off.
+    ///
+    /// What it costs: each session remembers its last eight versions (some 140 bytes in Redis), and browsers get a second cookie
+    /// whenever the version changed, `<name>-v`, which says what they were told; a commit also costs a MAC or two. Nodes with and
+    /// without it can run side by side: what was changed by a node without it is not reported.
+    pub fn rollback_detection(mut self, rollback_detection: bool) -> Self {
+        self.settings.rollback_detection = rollback_detection;
+        self
+    }
+
+    /// Always asks the master, although the store has copies at hand. Default: off. For an app's second layer, over the same store,
+    /// where it must not show anything a second late; for single routes there is [`Strict`](crate::Strict).
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.settings.strict = strict;
+        self
+    }
+
+    /// Is told what happens to sessions, to count it, say. Called while a request is served, so it must not block. Default: nobody is;
+    /// each event is logged in any case.
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use session_layer::{SessionEvent, SessionLayer, store::MemoryStore};
+    ///
+    /// static ROLLED_BACK: AtomicU64 = AtomicU64::new(0);
+    ///
+    /// let layer = SessionLayer::builder(MemoryStore::new())
+    ///     .secret([7; 32])
+    ///     .rollback_detection(true)
+    ///     .on_event(|event| {
+    ///         if let SessionEvent::RolledBack { .. } = event {
+    ///             ROLLED_BACK.fetch_add(1, Ordering::Relaxed);
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), session_layer::ConfigError>(())
+    /// ```
+    pub fn on_event(mut self, on_event: impl Fn(&SessionEvent) + Send + Sync + 'static) -> Self {
+        self.settings.on_event = Some(Box::new(on_event));
+        self
+    }
+
+    /// Makes this the layer of [`Session<Other>`](crate::Session), so that an app can have two, each with its own cookie name.
+    ///
+    /// ```
+    /// use session_layer::{Session, SessionLayer, store::MemoryStore};
+    ///
+    /// struct Admin;
+    ///
+    /// let admin: SessionLayer<Admin> = SessionLayer::builder(MemoryStore::new())
+    ///     .secret([7; 32])
+    ///     .cookie_name("__Host-admin")
+    ///     .kind::<Admin>()
+    ///     .build()?;
+    ///
+    /// async fn handler(visitor: Session, admin: Session<Admin>) {}
+    /// # Ok::<(), session_layer::ConfigError>(())
+    /// ```
+    pub fn kind<Other>(self) -> SessionLayerBuilder<Other> {
+        SessionLayerBuilder { settings: self.settings, kind: PhantomData }
+    }
+
+    /// Checks all settings.
+    ///
+    /// # Errors
+    ///
+    /// When a setting is missing, out of range, or contradicts another; the error names it.
+    pub fn build(self) -> Result<SessionLayer<K>, ConfigError> {
+        let settings = self.settings;
+        let secret =
+            settings.secret.ok_or_else(|| ConfigError::new("secret", "is missing; give at least 32 random bytes"))?;
+        check_secret("secret", &secret)?;
+        for secret in &settings.accepted_secrets {
+            check_secret("accepted_secrets", secret)?;
+        }
+        check_timeouts(settings.idle_timeout, settings.absolute_timeout)?;
+        let touch_interval = settings.touch_interval.unwrap_or(settings.idle_timeout / 20);
+        check_longest("touch_interval", touch_interval)?;
+        if touch_interval >= settings.idle_timeout {
+            return Err(ConfigError::new(
+                "touch_interval",
+                "must be shorter than `idle_timeout`, or no request prolongs a session",
+            ));
+        }
+        check_longest("budget", settings.budget)?;
+        if settings.budget.is_zero() {
+            return Err(ConfigError::new("budget", "must not be zero, or no store can answer in time"));
+        }
+        if settings.session_limit.is_some_and(|limit| limit.most == 0) {
+            return Err(ConfigError::new("max_sessions_per_principal", "must be at least 1, or nobody can log in"));
+        }
+        let default_name = if settings.development { "session" } else { "__Host-session" };
+        let cookie = Cookie {
+            name: settings.cookie_name.unwrap_or_else(|| default_name.to_owned()),
+            domain: settings.cookie_domain,
+            path: settings.cookie_path,
+            same_site: settings.same_site,
+            secure: !settings.development,
+            max_age: settings.persistent_cookie.then_some(settings.idle_timeout),
+        };
+        if let Some(fault) = cookie.fault() {
+            return Err(cookie_error(fault));
+        }
+        if settings.development {
+            telemetry::development_cookie(&cookie.name);
+        }
+        let copies = settings.store.has_copies() && !settings.strict;
+        let tokens = settings.rollback_detection || copies;
+        let config = Config {
+            tokens: tokens.then(|| Tokens::new(&cookie, &secret, &settings.accepted_secrets)),
+            rollback_detection: settings.rollback_detection,
+            copies,
+            on_event: settings.on_event,
+            store: settings.store,
+            signer: Signer::new(&cookie.name, &secret, &settings.accepted_secrets),
+            cookie,
+            idle_timeout: settings.idle_timeout,
+            absolute_timeout: settings.absolute_timeout,
+            touch_interval,
+            budget: settings.budget,
+            waiters: Waiters::new(settings.max_waiting),
+            limits: settings.limits,
+            session_limit: settings.session_limit,
+            commit_when: settings.commit_when,
+        };
+        Ok(SessionLayer { config: Arc::new(config), kind: PhantomData })
+    }
+}

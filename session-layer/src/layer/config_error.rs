@@ -1,0 +1,93 @@
+//! What makes settings unusable, and how that is said.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::signature::MIN_SECRET_LEN;
+use crate::transport::CookieFault;
+
+pub(super) fn check_secret(setting: &'static str, secret: &[u8]) -> Result<(), ConfigError> {
+    if secret.len() < MIN_SECRET_LEN {
+        let problem = format!("has {} bytes; at least {MIN_SECRET_LEN} random ones are needed", secret.len());
+        return Err(ConfigError::new(setting, problem));
+    }
+    Ok(())
+}
+
+/// Longer than this is no time but a mistake, and would not fit into every clock that it is added to.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+pub(super) fn check_longest(setting: &'static str, duration: Duration) -> Result<(), ConfigError> {
+    if duration > LONGEST {
+        return Err(ConfigError::new(setting, "is longer than 100 years"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_timeouts(idle: Duration, absolute: Option<Duration>) -> Result<(), ConfigError> {
+    check_longest("idle_timeout", idle)?;
+    check_longest("absolute_timeout", absolute.unwrap_or_default())?;
+    // Stores keep milliseconds.
+    if idle < Duration::from_millis(1) {
+        return Err(ConfigError::new("idle_timeout", "must be at least a millisecond"));
+    }
+    if absolute.is_some_and(|absolute| absolute < idle) {
+        let problem = format!("is shorter than `idle_timeout` ({idle:?}), which then would never matter");
+        return Err(ConfigError::new("absolute_timeout", problem));
+    }
+    Ok(())
+}
+
+pub(super) fn cookie_error(fault: CookieFault) -> ConfigError {
+    match fault {
+        CookieFault::Name => ConfigError::new(
+            "cookie_name",
+            "must be a token: letters, digits and !#$%&'*+-.^_`|~ (RFC 6265, section 4.1.1)",
+        ),
+        CookieFault::Path => {
+            ConfigError::new("cookie_path", "must start with `/` and hold only printable ASCII without `;`")
+        }
+        CookieFault::Domain => {
+            ConfigError::new("cookie_domain", "must not be empty and hold only printable ASCII without `;`")
+        }
+        CookieFault::HostPrefix => ConfigError::new(
+            "cookie_name",
+            "starts with `__Host-`, which browsers accept only for Secure cookies with path `/` and no domain; choose another name, \
+             or leave out `cookie_domain`, `cookie_path` and `development`",
+        ),
+        CookieFault::SecurePrefix => ConfigError::new(
+            "cookie_name",
+            "starts with `__Secure-`, which browsers accept only for Secure cookies; choose another name, or leave out `development`",
+        ),
+        CookieFault::SameSiteNone => ConfigError::new(
+            "same_site",
+            "is `None`, which browsers accept only for Secure cookies; leave out `development`",
+        ),
+    }
+}
+
+/// A setting that cannot be used. `Display` names it and says how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    setting: &'static str,
+    problem: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self { setting, problem: problem.into() }
+    }
+
+    /// The name of the setting, as the builder's method has it.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "setting `{}` {}", self.setting, self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {}
