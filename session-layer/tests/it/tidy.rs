@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 const LONG_FILES: &[(&str, &str)] = &[
     ("demo-app/tests/process.rs", "everything about the process as a whole, a list of tests"),
     ("session-layer/src/session.rs", "one method per thing that a handler does, each with its documentation"),
-    ("session-layer/src/slot.rs", "everything that a request does with the store, in one order"),
     ("session-layer/src/commit.rs", "half of it is its truth tables"),
     ("session-layer/src/delta.rs", "half of it is its tests"),
     ("session-layer/src/store/redis/reply.rs", "half of it is its tests"),

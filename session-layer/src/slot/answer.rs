@@ -1,0 +1,145 @@
+//! What the answer waits for, and what it tells the browser.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, header};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::Slot;
+use crate::budget::OnDrop;
+use crate::commit::Seen;
+use crate::delta::Delta;
+use crate::error::SessionError;
+use crate::freshness::{Token, seconds_since_epoch};
+use crate::layer::Config;
+use crate::state::{CookieChange, State};
+use crate::telemetry;
+
+impl Slot {
+    /// The handler has answered: no more changes, and what there is to commit, is committed. `None`: nothing to wait for.
+    pub(crate) fn conclude(self: &Arc<Self>, head: &Parts) -> Option<JoinHandle<Result<(), SessionError>>> {
+        // Before the lock is taken: it is foreign code, and may look at a session that the handler put into the response's extensions.
+        let wanted = (self.config.commit_when)(head);
+        let mut state = self.state();
+        state.sealed = true;
+        if !wanted {
+            state.delta = Delta::default();
+        }
+        let succeeded = !(head.status.is_client_error() || head.status.is_server_error());
+        // A task of the handler may be flushing still; then its outcome belongs to this answer.
+        if state.delta.is_empty() && state.in_flight.is_empty() && (state.failed.is_none() || !succeeded) {
+            self.touch(&mut state);
+            return None;
+        }
+        state.concluding = true;
+        drop(state);
+        let slot = Arc::clone(self);
+        Some(tokio::spawn(async move { slot.last_commit(wanted, succeeded).await }.in_current_span()))
+    }
+
+    async fn last_commit(&self, wanted: bool, succeeded: bool) -> Result<(), SessionError> {
+        let _order = self.flushing.lock().await;
+        let _concluded = OnDrop(|| self.state().concluding = false);
+        let (delta, failed) = {
+            let mut state = self.state();
+            // Taken in any case: nothing is left that a late `update` could take along.
+            (std::mem::take(&mut state.delta), state.failed.clone())
+        };
+        // A handler that answers 4xx or 5xx has told its client about the flush that failed; any other answer would claim that it took
+        // effect.
+        if let Some(error) = failed.filter(|_| succeeded) {
+            return Err(error);
+        }
+        if !wanted {
+            // An `update` that failed after the handler had answered gave back what it was to take along.
+            return Ok(());
+        }
+        self.apply(&delta, &BTreeMap::new(), &self.budget).await.map(|_| ())
+    }
+
+    /// Prolongs a session that was only read, without waiting for it.
+    fn touch(self: &Arc<Self>, state: &mut State) {
+        let (Seen::Alive(id), Some(record)) = (state.seen, &state.record) else { return };
+        if !record.wants_touch(self.config.touch_interval, SystemTime::now()) {
+            return;
+        }
+        if self.config.cookie.max_age.is_some() && matches!(state.cookie, CookieChange::None) {
+            state.cookie = CookieChange::Keep(id);
+        }
+        let slot = Arc::clone(self);
+        tokio::spawn(async move {
+            let touched = tokio::time::timeout(slot.config.budget, slot.config.store.touch(&id)).await;
+            if let Ok(Err(error)) = touched {
+                telemetry::touch_failed(&error);
+            }
+        });
+    }
+
+    /// From here on nothing changes any more.
+    pub(crate) fn seal(&self) {
+        self.state().sealed = true;
+    }
+
+    /// What the browser is to be told of its session: its version, when that is another than it was told. Goes and comes with the ID.
+    fn token_cookie(&self) -> Option<HeaderValue> {
+        let tokens = self.config.tokens.as_ref()?;
+        // Who never asked for the session does not pay for a MAC.
+        self.presented.get()?;
+        let state = self.state();
+        let (cookie, seen, version, rolled_back) =
+            (state.cookie, state.seen.id(), state.newest_version(), state.rolled_back);
+        drop(state);
+        let sent = seconds_since_epoch();
+        let keep = |id, version| tokens.keep(&id, Token { version, sent });
+        match cookie {
+            CookieChange::Forget => Some(tokens.forget()),
+            CookieChange::Keep(id) => Some(version.map_or_else(|| tokens.forget(), |version| keep(id, version))),
+            CookieChange::None => {
+                let (id, version) = (seen?, version?);
+                (rolled_back || self.told(&id).is_none_or(|told| told < version)).then(|| keep(id, version))
+            }
+        }
+    }
+
+    /// Cookies and cache headers.
+    pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
+        let token_cookie = self.token_cookie();
+        let state = self.state();
+        let Config { cookie, signer, .. } = &*self.config;
+        let set_cookie = match &state.cookie {
+            CookieChange::None => None,
+            CookieChange::Keep(id) => Some(cookie.keep(&signer.sign(id))),
+            CookieChange::Forget => Some(cookie.forget()),
+        };
+        if state.read {
+            vary_on_cookie(headers);
+        }
+        // RFC 9111, section 7.3: a cache may store a response with `Set-Cookie` and hand one user's cookie to another.
+        if set_cookie.is_some()
+            || token_cookie.is_some()
+            || (state.read && !headers.contains_key(header::CACHE_CONTROL))
+        {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        for value in [set_cookie, token_cookie].into_iter().flatten() {
+            headers.append(header::SET_COOKIE, value);
+        }
+    }
+}
+
+/// Adds `Cookie` to `Vary` unless it is covered already (RFC 9110, section 12.5.5).
+fn vary_on_cookie(headers: &mut HeaderMap) {
+    let covered = headers.get_all(header::VARY).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|b| *b == b',')
+            .any(|field| field.trim_ascii().eq_ignore_ascii_case(b"cookie") || field.trim_ascii() == b"*")
+    });
+    if !covered {
+        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+    }
+}
