@@ -2,13 +2,13 @@
 //!
 //! The danger is a reply that is overtaken: a session is read, somebody changes it, the server says so, and only then the reply is
 //! put into the cache, where nobody will ever drop it. So whoever reads takes a [`Ticket`] before they ask. A reply is kept only if
-//! nothing was dropped in its part of the cache since, which covers a change of the key itself, and nothing was flushed, which covers
+//! nothing was dropped in its lane of the cache since, which covers a change of the key itself, and nothing was flushed, which covers
 //! a connection that was lost and a master that changed.
 //!
 //! [`Part`] is the whole of it, and knows no lock, no clock and no connection.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl NearCache {
 
     /// Before a session is read from the server that tells us of changes.
     pub(crate) fn ticket(&self, session: &SessionHandle) -> Ticket {
-        self.part(session).ticket()
+        self.part(session).ticket(session)
     }
 
     /// After it: keeps what was read, unless it may have changed since.
@@ -161,6 +161,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What changed keeps out the replies of its lane that are on their way, and no others: where much is written, those of a whole part
+/// would seldom get in.
+const LANES: usize = 64;
+
 /// One part of the cache.
 pub(crate) struct Part<K, V> {
     entries: HashMap<K, Entry<V>>,
@@ -169,8 +173,8 @@ pub(crate) struct Part<K, V> {
     bytes: usize,
     max_entries: usize,
     max_bytes: usize,
-    /// How often something was dropped here because it changed.
-    drops: u64,
+    /// How often something was dropped here because it changed, by [lane](Self::lane).
+    drops: [u64; LANES],
     /// Numbers the entries.
     next: u64,
 }
@@ -185,11 +189,23 @@ struct Entry<V> {
 
 impl<K: Clone + Eq + Hash, V> Part<K, V> {
     pub(crate) fn new(max_entries: usize, max_bytes: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), bytes: 0, max_entries, max_bytes, drops: 0, next: 0 }
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            max_entries,
+            max_bytes,
+            drops: [0; LANES],
+            next: 0,
+        }
     }
 
-    pub(crate) fn ticket(&self) -> Ticket {
-        Ticket(self.drops)
+    pub(crate) fn ticket(&self, key: &K) -> Ticket {
+        Ticket(self.drops[self.lane(key)])
+    }
+
+    fn lane(&self, key: &K) -> usize {
+        self.entries.hasher().hash_one(key) as usize % LANES
     }
 
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
@@ -201,7 +217,7 @@ impl<K: Clone + Eq + Hash, V> Part<K, V> {
 
     /// Keeps a value that was read after the ticket was taken, unless anything was dropped since.
     pub(crate) fn insert(&mut self, key: K, ticket: Ticket, value: V, bytes: usize) {
-        if ticket != self.ticket() || bytes > self.max_bytes {
+        if ticket != self.ticket(&key) || bytes > self.max_bytes {
             return;
         }
         self.remove(&key);
@@ -241,19 +257,25 @@ impl<K: Clone + Eq + Hash, V> Part<K, V> {
 
     /// It changed; so may have what is on its way.
     pub(crate) fn invalidate(&mut self, key: &K) {
-        self.drops += 1;
+        let lane = self.lane(key);
+        self.drops[lane] += 1;
         self.remove(key);
     }
 
     fn invalidate_if(&mut self, changed: impl Fn(&V) -> bool) {
-        self.drops += 1;
+        self.drop_all();
         let gone: Vec<_> =
             self.entries.iter().filter(|(_, entry)| changed(&entry.value)).map(|(key, _)| key.clone()).collect();
         gone.iter().for_each(|key| self.remove(key));
     }
 
+    /// Anything that is on its way may have changed.
+    fn drop_all(&mut self) {
+        self.drops.iter_mut().for_each(|drops| *drops += 1);
+    }
+
     pub(crate) fn flush(&mut self) {
-        self.drops += 1;
+        self.drop_all();
         self.entries.clear();
         self.order.clear();
         self.bytes = 0;

@@ -30,7 +30,7 @@ impl World {
     }
 
     fn ticket(&self) -> Ticket {
-        self.part.lock().unwrap().ticket()
+        self.part.lock().unwrap().ticket(&KEY)
     }
 
     /// What the server answers.
@@ -183,12 +183,12 @@ fn these_models_find_a_ticket_that_is_taken_too_late() {
 fn it_never_holds_more_entries_or_bytes_than_it_may() {
     let mut part = Part::new(3, 100);
     for n in 0..1000_u32 {
-        let ticket = part.ticket();
+        let ticket = part.ticket(&n);
         part.insert(n, ticket, n, (n as usize * 7) % 60);
         assert!(part.entries.len() <= 3 && part.bytes <= 100 && part.order.len() <= 2 * 3 + 17);
         assert_eq!(part.bytes, part.entries.values().map(|entry| entry.bytes).sum::<usize>());
     }
-    let ticket = part.ticket();
+    let ticket = part.ticket(&5000);
     part.insert(5000, ticket, 0, 101);
     assert!(part.get(&5000).is_none(), "too large for any of them");
 }
@@ -197,11 +197,11 @@ fn it_never_holds_more_entries_or_bytes_than_it_may() {
 fn what_is_used_stays_longer() {
     let mut part = Part::new(3, 100);
     for n in 0..3 {
-        part.insert(n, part.ticket(), n, 1);
+        part.insert(n, part.ticket(&n), n, 1);
     }
     part.get(&0);
     for n in 3..5 {
-        part.insert(n, part.ticket(), n, 1);
+        part.insert(n, part.ticket(&n), n, 1);
     }
     assert!(part.get(&0).is_some() && part.get(&1).is_none() && part.get(&2).is_none());
 }
@@ -210,11 +210,28 @@ fn what_is_used_stays_longer() {
 fn entries_that_come_and_go_leave_nothing_behind() {
     let mut part = Part::new(3, 100);
     for n in 0..1000_u32 {
-        part.insert(n % 2, part.ticket(), n, 1);
+        part.insert(n % 2, part.ticket(&(n % 2)), n, 1);
         part.invalidate(&(n % 2));
         assert!(part.order.len() <= 2 * 3 + 17);
     }
     assert_eq!((part.entries.len(), part.bytes), (0, 0));
+}
+
+#[test]
+fn a_change_keeps_out_replies_of_its_lane_alone() {
+    let mut part = Part::new(10, 100);
+    let other = (1..1000_u32).find(|key| part.lane(key) != part.lane(&0)).expect("there is more than one lane");
+    let ticket = part.ticket(&0);
+    part.invalidate(&other);
+    part.insert(0, ticket, "as it was", 1);
+    assert_eq!(part.get(&0), Some(&"as it was"));
+    let tickets = [part.ticket(&0), part.ticket(&other)];
+    part.invalidate(&0);
+    part.insert(0, tickets[0], "as it was", 1);
+    assert_eq!(part.get(&0), None, "it changed");
+    part.flush();
+    part.insert(other, tickets[1], "as it was", 1);
+    assert_eq!(part.get(&other), None, "anything may have changed");
 }
 
 fn record(principal: Option<&str>) -> Record {
