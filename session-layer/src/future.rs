@@ -25,7 +25,7 @@ pin_project! {
     impl<F, B> PinnedDrop for ResponseFuture<F, B> {
         fn drop(this: Pin<&mut Self>) {
             // The client has gone or the handler failed: what a task of it still changes has nobody to answer for it.
-            this.slot.seal();
+            this.project().slot.seal();
         }
     }
 }
@@ -53,6 +53,9 @@ where
         let this = self.project();
         if this.committing.is_none() {
             let response = ready!(this.inner.poll(cx))?;
+            if this.slot.is_untouched() {
+                return Poll::Ready(Ok(response));
+            }
             let (head, body) = response.into_parts();
             let commit = this.slot.conclude(&head);
             let response = Response::from_parts(head, body);

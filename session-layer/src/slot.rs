@@ -39,7 +39,8 @@ pub(crate) struct Slot {
     loaded: OnceCell<()>,
     flushing: tokio::sync::Mutex<()>,
     budget: Budget,
-    state: Mutex<State>,
+    /// Made when it is first needed: most requests of an app never look at their session.
+    state: OnceLock<Mutex<State>>,
 }
 
 /// The `Cookie` headers of a request. Browsers send one; HTTP/2 may split it, and then a list is worth its allocation.
@@ -82,13 +83,26 @@ impl Slot {
             loaded: OnceCell::new(),
             flushing: tokio::sync::Mutex::new(()),
             budget: Budget::new(config.budget),
-            state: Mutex::default(),
+            state: OnceLock::new(),
         })
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // A panic between two statements of a state change is none of ours: nothing in here calls foreign code.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody has looked at the session, and nobody can any more: no handle is left in the request or anywhere else.
+    pub(crate) fn is_untouched(self: &mut Arc<Self>) -> bool {
+        Arc::get_mut(self).is_some_and(|slot| slot.state.get_mut().is_none())
+    }
+
+    /// From here on nothing changes any more.
+    pub(crate) fn seal(self: &mut Arc<Self>) {
+        // Where no handle is left, nobody can.
+        if Arc::get_mut(self).is_none() {
+            self.state().sealed = true;
+        }
     }
 
     /// The ID that the browser presented, if we signed it.

@@ -79,11 +79,6 @@ impl Slot {
         });
     }
 
-    /// From here on nothing changes any more.
-    pub(crate) fn seal(&self) {
-        self.state().sealed = true;
-    }
-
     /// What the browser is to be told of its session: its version, when that is another than it was told. Goes and comes with the ID.
     fn token_cookie(&self) -> Option<HeaderValue> {
         let tokens = self.config.tokens.as_ref()?;
