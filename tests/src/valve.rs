@@ -1,6 +1,6 @@
 //! Stands between a replica and its master, and can be shut: nothing that the master says arrives any more, and the link stays up.
 //!
-//! Bytes, not commands as in [`relay`](crate::relay): what a master sends its replicas is a stream without replies.
+//! Bytes, not commands as in `relay`: what a master sends its replicas is a stream without replies.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
