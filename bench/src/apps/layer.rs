@@ -8,7 +8,7 @@ use anyhow::Result;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::{get, post};
-use session_layer::store::{NearCacheLimits, RedisStore};
+use session_layer::store::{NearCacheLimits, RedisStore, SessionStore};
 use session_layer::{LazySession, Session, SessionError, SessionLayer};
 
 use crate::contract::{IDLE_TIMEOUT_SECS, SECRET, Size, WATCHED, value};
@@ -18,9 +18,7 @@ pub(super) const NEAR_CACHE: NearCacheLimits = NearCacheLimits { sessions: 100_0
 
 pub(super) async fn app(redis: SocketAddr, near_cache: Option<NearCacheLimits>) -> Result<Router> {
     let store = RedisStore::builder(&format!("redis://{redis}")).near_cache(near_cache).build()?;
-    while !store.is_up() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    store.available().await;
     let sessions =
         SessionLayer::builder(store).secret(SECRET).idle_timeout(Duration::from_secs(IDLE_TIMEOUT_SECS)).build()?;
     Ok(Router::new()

@@ -204,7 +204,7 @@ impl<K> SessionLayerBuilder<K> {
     }
 
     /// For which responses the request's changes are committed, judged by the head. Default: all but 5xx and 408, so that a
-    /// handler that failed leaves the session as it was, except for what it flushed.
+    /// handler that failed leaves the session as it was, except for what it flushed. Not asked where nobody looked at the session.
     pub fn commit_when(mut self, commit_when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.settings.commit_when = Box::new(commit_when);
         self

@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::response::Response;
 use axum::routing::post;
 use http_body_util::BodyExt;
-use session_layer::{Session, SessionError};
+use session_layer::{LazySession, Session, SessionError};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
@@ -262,4 +262,24 @@ async fn a_change_while_the_commit_is_on_its_way_is_an_error_and_not_lost() {
     committing.open();
     assert_eq!(answer.await.unwrap().unwrap().status(), 200);
     browser.run("names").await.says("a,n");
+}
+
+#[tokio::test]
+async fn a_handle_that_nobody_used_before_the_head_changes_nothing_after_it() {
+    let (store, browser) = setup();
+    browser.run("insert n 1").await.expect(200).with_cookie();
+    store.calls();
+    let kept = Arc::new(Mutex::new(None));
+    let handler = {
+        let kept = Arc::clone(&kept);
+        async move |session: LazySession| {
+            *kept.lock().unwrap() = Some(session);
+        }
+    };
+    let app = Router::new().route("/run", post(handler)).layer(layer(&store).build().unwrap());
+    let response = app.oneshot(browser.request("/run", "")).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let session = kept.lock().unwrap().take().expect("it was kept");
+    assert!(session.insert("late", 1).unwrap_err().is_too_late());
+    store.expect_calls(&[]);
 }
