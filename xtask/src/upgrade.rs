@@ -46,7 +46,8 @@ pub(crate) fn upgrade(project: Option<String>, take_out: bool, skip_build: bool,
     if unexcused > 0 {
         bail!("{unexcused} acknowledged writes were lost, or done twice");
     }
-    println!("\n{} rolling upgrades, no failed request.", under.rounds);
+    let upgrades = if under.rounds == 1 { "upgrade" } else { "upgrades" };
+    println!("\n{} rolling {upgrades}, no failed request.", under.rounds);
     Ok(())
 }
 

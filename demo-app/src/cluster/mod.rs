@@ -3,7 +3,8 @@
 //! Each node makes the whole picture by itself, all the time, so that it has seen a failover from its beginning whenever somebody
 //! comes to look. Nothing of it goes through the session store: what is to be watched failing must not be needed for watching.
 //! Servers and sentinels are seen by the library's observer; the nodes ask each other over plain HTTP, at addresses from `PEERS`,
-//! since a list in the environment is all that two nodes need, and a register in Redis would be gone in a failover.
+//! since a list in the environment is all that two nodes need, and a register in Redis would be gone in a failover. A node that starts
+//! takes over what another one remembers: an upgrade of all of them loses no event.
 
 mod picture; // what is shown, as values
 pub(crate) use picture::{Mood, NodePicture, Picture, Role, ServerPicture, short};
@@ -11,7 +12,7 @@ pub(crate) use picture::{Mood, NodePicture, Picture, Role, ServerPicture, short}
 mod timeline; // what happened, from what changed
 
 mod peers; // asking the nodes
-pub(crate) use peers::{PATH, Status};
+pub(crate) use peers::{PATH, PICTURE_PATH, Status};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -51,6 +52,8 @@ pub(crate) async fn watch(node: Node, sources: Sources) {
     let (reports, mut reported) = mpsc::channel(16);
     let peers = Peers::new(sources.peers, node.clone());
     let mut watcher = Watcher::new(&node, sources.front, peers.names(), sources.redis.is_some());
+    // Before anything is seen, so that all of it is older.
+    watcher.timeline.inherit(peers.remembered().await);
     let _asking = peers.ask(&reports);
     let mut redis = sources.redis;
     let mut ticks = interval(TICK);
@@ -91,7 +94,7 @@ struct Watched {
     address: String,
     name: String,
     status: Option<Status>,
-    /// Whether it was there at any time: before that, its coming is no news.
+    /// Whether it was there at any time.
     was_there: bool,
     counted: Option<(u64, Instant)>,
     history: Vec<f32>,
@@ -130,7 +133,9 @@ impl Watcher {
         let state =
             |status: &Option<Status>| status.as_ref().map_or(picture::DOWN.to_owned(), |status| status.state.clone());
         let (before, after) = (state(&node.status), state(&status));
-        if before != after && node.was_there {
+        // At first everybody is unknown, and only who is known to have left comes back.
+        let is_news = node.was_there || (after == "ready" && self.timeline.has_left(&node.name));
+        if before != after && is_news {
             self.timeline.node_changed(&node.name, &after, now);
         }
         node.was_there |= status.is_some();
@@ -268,6 +273,21 @@ mod tests {
         assert_eq!(report(Some("draining")).as_deref(), Some("Server 2222 is draining"));
         assert_eq!(report(None).as_deref(), Some("Server 2222 has stopped"));
         assert_eq!(report(Some("ready")).as_deref(), Some("Server 2222 is back"));
+    }
+
+    #[test]
+    fn a_node_that_was_started_anew_tells_what_another_saw_of_that_and_that_it_is_back_itself() {
+        let (mut old, mut new) = (watcher(), watcher());
+        let now = SystemTime::now();
+        for state in [Some("ready"), Some("draining"), None] {
+            old.node_reported(Report { place: 0, status: state.map(|state| status("1111", state, 0, &[])) }, now);
+        }
+        new.timeline.inherit(old.timeline.entries());
+        for (place, name, state) in [(1, "2222", "ready"), (0, "1111", "starting"), (0, "1111", "ready")] {
+            new.node_reported(Report { place, status: Some(status(name, state, 0, &[])) }, now);
+        }
+        let told: Vec<_> = new.timeline.entries().into_iter().map(|entry| entry.text).collect();
+        assert_eq!(told, ["Server 1111 is back", "Server 1111 has stopped", "Server 1111 is draining"]);
     }
 
     #[tokio::test(start_paused = true)]

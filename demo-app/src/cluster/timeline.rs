@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use session_layer::store::{Observation, SentinelEvent};
 
 use super::picture;
@@ -17,7 +17,7 @@ const SAME: Duration = Duration::from_secs(5);
 const INCIDENT: Duration = Duration::from_secs(60);
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) at: String,
     pub(crate) kind: Kind,
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
     pub(crate) after_ms: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// A server does not answer.
@@ -88,6 +88,12 @@ impl Timeline {
         self.entries.iter().cloned().collect()
     }
 
+    /// What happened before this node was there, as another one has it.
+    pub(crate) fn inherit(&mut self, older: Vec<Entry>) {
+        self.entries.extend(older);
+        self.entries.truncate(KEPT);
+    }
+
     /// Something looks different: who answers, and who does not any more.
     pub(crate) fn redis_changed(&mut self, before: &Observation, after: &Observation, now: SystemTime) {
         self.master.clone_from(&after.master);
@@ -143,14 +149,23 @@ impl Timeline {
     }
 
     pub(crate) fn node_changed(&mut self, name: &str, state: &str, now: SystemTime) {
-        let (kind, text) = match state {
-            "ready" => (Kind::NodeBack, format!("Server {name} is back")),
-            "draining" => (Kind::NodeDraining, format!("Server {name} is draining")),
-            picture::DOWN => (Kind::NodeStopped, format!("Server {name} has stopped")),
+        let kind = match state {
+            "ready" => Kind::NodeBack,
+            "draining" => Kind::NodeDraining,
+            picture::DOWN => Kind::NodeStopped,
             // On its way up; that it is there is told when it serves.
             _ => return,
         };
-        self.push(kind, text, now);
+        self.push(kind, about_node(kind, name), now);
+    }
+
+    /// Whether the last that was told of a node is that it goes or went.
+    pub(crate) fn has_left(&self, name: &str) -> bool {
+        let of_node = |entry: &&Entry| {
+            let kinds = [Kind::NodeBack, Kind::NodeDraining, Kind::NodeStopped];
+            kinds.contains(&entry.kind) && entry.text == about_node(entry.kind, name)
+        };
+        self.entries.iter().find(of_node).is_some_and(|entry| entry.kind != Kind::NodeBack)
     }
 
     fn last(&self, kind: Kind, subject: &str) -> Option<SystemTime> {
@@ -186,6 +201,15 @@ impl Timeline {
         self.entries.push_front(Entry { at: rfc3339(now).unwrap_or_default(), kind, text, after_ms });
         self.entries.truncate(KEPT);
     }
+}
+
+fn about_node(kind: Kind, name: &str) -> String {
+    let what = match kind {
+        Kind::NodeDraining => "is draining",
+        Kind::NodeStopped => "has stopped",
+        _ => "is back",
+    };
+    format!("Server {name} {what}")
 }
 
 #[cfg(test)]

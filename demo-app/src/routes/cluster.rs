@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::page::tone;
-use crate::cluster::{Mood, NodePicture, PATH as NODE_PATH, Picture, Role, ServerPicture, short};
+use crate::cluster::{Mood, NodePicture, PATH as NODE_PATH, PICTURE_PATH, Picture, Role, ServerPicture, short};
 use crate::node::Node;
 
 const NO_STORE: (HeaderName, &str) = (header::CACHE_CONTROL, "no-store");
@@ -36,7 +36,7 @@ pub(crate) fn pages() -> Router<Node> {
 /// For programs; not in the log, since they ask all the time.
 pub(crate) fn api() -> Router<Node> {
     Router::new()
-        .route("/api/cluster", get(json))
+        .route(PICTURE_PATH, get(json))
         .route("/api/cluster/events", get(events))
         .route(NODE_PATH, get(async |State(node): State<Node>| ([NO_STORE], Json(node.status()))))
 }

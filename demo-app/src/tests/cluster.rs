@@ -5,7 +5,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use axum::routing::get;
 use http_body_util::BodyExt;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tower::ServiceExt;
 
@@ -114,4 +116,27 @@ async fn the_page_gets_its_part_ready_drawn() {
     let (_, mut body) = stream(router, "/api/cluster/events?as=html").await;
     let text = event(&mut body).await;
     assert!(text.contains("data: <div class=\"picture\""), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_that_starts_remembers_what_another_one_does_but_for_what_only_other_versions_know() {
+    let events = r#"{"events": [
+        {"at": "2026-05-01T12:00:02Z", "kind": "node_stopped", "text": "Server 1111 has stopped", "after_ms": null},
+        {"at": "2026-05-01T12:00:01Z", "kind": "unheard_of", "text": "?", "after_ms": null},
+        {"at": "2026-05-01T12:00:00Z", "kind": "master", "text": "redis-2 is the master now", "after_ms": 2900}
+    ], "more": 1}"#;
+    let other = Router::new().route("/api/cluster", get(async move || events));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let nobody = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let peers = [&nobody, &listener].map(|listener| listener.local_addr().expect("it has one").to_string()).to_vec();
+    drop(nobody);
+    tokio::spawn(async { axum::serve(listener, other).await });
+    let node = Cluster::new().nodes[0].0.clone();
+    tokio::spawn(cluster::watch(node.clone(), Sources { front: None, peers, redis: None }));
+    let mut picture = node.picture();
+    let seen = timeout(WHILE, picture.wait_for(|picture| !picture.events.is_empty())).await;
+    let seen = seen.expect("it takes them over").expect("it lives").events.clone();
+    let texts: Vec<_> = seen.iter().map(|event| event.text.as_str()).collect();
+    assert_eq!(texts, ["Server 1111 has stopped", "redis-2 is the master now"]);
+    assert_eq!(seen[1].after().as_deref(), Some("+2.9 s"));
 }
