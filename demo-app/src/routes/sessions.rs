@@ -1,4 +1,6 @@
 //! Where an account is logged in, and how that ends from here. Sessions are named by handles, from which no ID can be found.
+//!
+//! Strict, since a session that was ended elsewhere must not end others, not even for the second that copies may be behind.
 
 use std::time::SystemTime;
 
@@ -7,7 +9,7 @@ use axum::extract::{Extension, Form, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
-use session_layer::{PrincipalSession, Session, SessionHandle, Sessions};
+use session_layer::{PrincipalSession, SessionHandle, Sessions, Strict};
 
 use super::time::{ago, readable, rfc3339};
 use crate::device::DEVICE;
@@ -58,7 +60,7 @@ pub(crate) struct Outcome {
 pub(crate) async fn show(
     State(node): State<Node>,
     Extension(sessions): Extension<Sessions>,
-    session: Session,
+    Strict(session): Strict,
     Query(Outcome { ended }): Query<Outcome>,
 ) -> Result<Response, Failure> {
     let Some(account) = session.principal() else { return Ok(log_in_first()) };
@@ -111,7 +113,7 @@ pub(crate) struct Which {
 /// Ends one of the account's sessions, or all others. What is ended is gone on every server at once.
 pub(crate) async fn revoke(
     Extension(sessions): Extension<Sessions>,
-    session: Session,
+    Strict(session): Strict,
     Form(which): Form<Which>,
 ) -> Result<Response, Failure> {
     let Some(account) = session.principal() else { return Ok(log_in_first()) };

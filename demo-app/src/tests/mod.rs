@@ -24,6 +24,6 @@ mod cluster; // the dashboard
 
 mod api; // the JSON routes
 
-mod rollback; // what a failover lost is counted
+mod copies; // what is read from elsewhere than the master, and what a failover lost
 
 mod failures; // no store, a stored session that is spoilt, health
