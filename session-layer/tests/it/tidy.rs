@@ -10,10 +10,6 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("session-layer/src/commit.rs", "half of it is its truth tables"),
     ("session-layer/src/delta.rs", "half of it is its tests"),
     ("session-layer/src/store/redis/reply.rs", "half of it is its tests"),
-    (
-        "session-layer/src/store/redis/observe.rs",
-        "each thing that can be seen has its documentation, and a third is tests",
-    ),
     ("tests/load/src/model.rs", "a third of it is its tests"),
 ];
 const LONG: usize = 400;
