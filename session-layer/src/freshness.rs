@@ -13,15 +13,19 @@ use http::HeaderValue;
 
 use crate::id::SessionId;
 use crate::record::{Record, Version};
-use crate::signature::{HmacSha256, keyed};
+use crate::signature::{HmacSha256, keyed, length};
 use crate::transport::Cookie;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const SIGNED_LEN: usize = 1 + 8 + 8;
 /// Half of the MAC: what a forger gains is a question to the master, or a copy that is a second older than it might be.
 const MAC_LEN: usize = 16;
 const TOKEN_LEN: usize = SIGNED_LEN + MAC_LEN;
 const ENCODED_LEN: usize = (TOKEN_LEN * 4).div_ceil(3);
+
+// With the padding of SHA-256 what is signed is one block, so that a MAC takes two: the other is HMAC's own. In software a block costs
+// more than all else that is done about a token.
+const _: () = assert!(SessionId::LEN + SIGNED_LEN + 9 <= 64);
 
 /// What a browser was told of its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +45,9 @@ pub(crate) struct Tokens {
 impl Tokens {
     /// Beside this cookie, under the same secrets.
     pub(crate) fn new(cookie: &Cookie, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
-        // A key of its own, so that nothing signed as one can be taken for the other.
-        let keyed = |secret: &[u8]| keyed(b"session-layer: freshness token key", b"freshness\0", &cookie.name, secret);
+        // A key for this use and name alone, so that nothing signed as another can be taken for a token, and none of it need be signed.
+        let info = [&b"session-layer: freshness token key"[..], &length(&cookie.name), cookie.name.as_bytes()];
+        let keyed = |secret: &[u8]| keyed(&info, secret);
         let signing = keyed(secret);
         let accepted = std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(secret))).collect();
         Self { cookie: Cookie { name: format!("{}-v", cookie.name), ..cookie.clone() }, signing, accepted }
@@ -180,6 +185,18 @@ mod tests {
         assert_eq!(tokens.forget(), "__Host-session-v=; Path=/; HttpOnly; SameSite=Lax; Secure; Max-Age=0");
         let cookie = HeaderValue::try_from(format!("__Host-session-v=junk; __Host-session-v={value}")).unwrap();
         assert_eq!(tokens.read([&cookie].into_iter(), &id), Some(token()));
+    }
+
+    /// A browser that was told of a version before a deploy need not ask the master after it. Made by another implementation of HKDF and
+    /// HMAC (Python's `hmac`), as the one of format 1 after it, under which the name stood in what is signed.
+    #[test]
+    fn a_token_of_an_earlier_version_counts_unless_it_has_another_format() {
+        let tokens = tokens("session", OLD, &[]);
+        let id = SessionId::try_from(&std::array::from_fn::<u8, 20, _>(|at| at as u8)[..]).unwrap();
+        let value = "AgAGN52gW2ABAAAAAGhO4YD37HbJwbPkkEo_uK9sdveF";
+        assert_eq!(tokens.sign(&id, token()), value);
+        assert_eq!(tokens.verify(value.as_bytes(), &id), Some(token()));
+        assert_eq!(tokens.verify(b"AQAGN52gW2ABAAAAAGhO4YAq-9R6HUo5ySJrG4ORkl8b", &id), None);
     }
 
     #[test]

@@ -31,7 +31,14 @@ pub(crate) struct Signer {
 impl Signer {
     /// `cookie_name` is part of what is signed: the cookie of one layer opens nothing under another layer's name.
     pub(crate) fn new(cookie_name: &str, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
-        let keyed = |secret: &[u8]| keyed(b"session-layer: cookie signing key", b"session ID\0", cookie_name, secret);
+        let keyed = |secret: &[u8]| {
+            let mut mac = keyed(&[b"session-layer: cookie signing key"], secret);
+            mac.update(b"session ID\0");
+            // The length keeps the name from running into what follows.
+            mac.update(&length(cookie_name));
+            mac.update(cookie_name.as_bytes());
+            mac
+        };
         let signing = keyed(secret);
         let accepted = std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(secret))).collect();
         Self { signing, accepted }
@@ -62,18 +69,18 @@ impl Signer {
     }
 }
 
-/// The key for one secret and one use of it (HKDF, RFC 5869), with what every MAC of this kind has in common already fed to it.
-pub(crate) fn keyed(key_for: &[u8], purpose: &[u8], cookie_name: &str, secret: &[u8]) -> HmacSha256 {
+/// The key for one secret and one use of it, which `info` tells from all others (HKDF, RFC 5869).
+pub(crate) fn keyed(info: &[&[u8]], secret: &[u8]) -> HmacSha256 {
     let mut key = [0; 32];
     Hkdf::<Sha256>::new(None, secret)
-        .expand(key_for, &mut key)
+        .expand_multi_info(info, &mut key)
         .expect("32 bytes are within what HKDF-SHA-256 can give");
-    let mut mac = HmacSha256::new_from_slice(&key).expect("HMAC takes a key of any length");
-    mac.update(purpose);
-    // The length keeps a name from running into what follows.
-    mac.update(&(cookie_name.len() as u64).to_be_bytes());
-    mac.update(cookie_name.as_bytes());
-    mac
+    HmacSha256::new_from_slice(&key).expect("HMAC takes a key of any length")
+}
+
+/// A name's length as it is fed to a MAC or to the derivation of a key, before the name.
+pub(crate) fn length(name: &str) -> [u8; 8] {
+    (name.len() as u64).to_be_bytes()
 }
 
 #[cfg(test)]
