@@ -1,16 +1,18 @@
 //! From the handler's response to the one that is sent: the commit stands between.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::Response;
 use pin_project_lite::pin_project;
-use tokio::task::JoinHandle;
+use tokio::runtime::Handle;
 
 use crate::error::SessionError;
 use crate::slot::Slot;
+use crate::store::BoxFuture;
 use crate::telemetry;
 
 pin_project! {
@@ -24,16 +26,22 @@ pin_project! {
 
     impl<F, B> PinnedDrop for ResponseFuture<F, B> {
         fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
             // The client has gone or the handler failed: what a task of it still changes has nobody to answer for it.
-            this.project().slot.seal();
+            this.slot.seal();
+            if let Some(Committing { commit, runtime, .. }) = this.committing.take() {
+                // A commit that has begun runs to its end even if the client goes.
+                runtime.spawn(commit);
+            }
         }
     }
 }
 
 struct Committing<B> {
     response: Response<B>,
-    // A task of its own, so that a commit that has begun runs to its end even if the client goes.
-    commit: JoinHandle<Result<(), SessionError>>,
+    commit: BoxFuture<'static, Result<(), SessionError>>,
+    /// What goes on with the commit if this is dropped, wherever that happens.
+    runtime: Handle,
 }
 
 impl<F, B> ResponseFuture<F, B> {
@@ -51,25 +59,32 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        if this.committing.is_none() {
-            let response = ready!(this.inner.poll(cx))?;
-            if this.slot.is_untouched() {
-                return Poll::Ready(Ok(response));
+        let mut committing = match this.committing.take() {
+            Some(committing) => committing,
+            None => {
+                let response = ready!(this.inner.poll(cx))?;
+                if this.slot.is_untouched() {
+                    return Poll::Ready(Ok(response));
+                }
+                let (head, body) = response.into_parts();
+                let commit = this.slot.conclude(&head);
+                let response = Response::from_parts(head, body);
+                match commit {
+                    None => return Poll::Ready(Ok(finish(response, Ok(()), this.slot))),
+                    Some(commit) => Committing { response, commit, runtime: Handle::current() },
+                }
             }
-            let (head, body) = response.into_parts();
-            let commit = this.slot.conclude(&head);
-            let response = Response::from_parts(head, body);
-            match commit {
-                None => return Poll::Ready(Ok(finish(response, Ok(()), this.slot))),
-                Some(commit) => *this.committing = Some(Committing { response, commit }),
+        };
+        // A store that panics is one whose answer was lost.
+        let outcome = catch_unwind(AssertUnwindSafe(|| committing.commit.as_mut().poll(cx)))
+            .unwrap_or_else(|_panic| Poll::Ready(Err(SessionError::unavailable(None))));
+        match outcome {
+            Poll::Ready(outcome) => Poll::Ready(Ok(finish(committing.response, outcome, this.slot))),
+            Poll::Pending => {
+                *this.committing = Some(committing);
+                Poll::Pending
             }
         }
-        let Some(Committing { commit, .. }) = this.committing else { unreachable!("set above") };
-        let outcome = ready!(Pin::new(commit).poll(cx));
-        let Some(Committing { response, .. }) = this.committing.take() else { unreachable!("set above") };
-        // The task is aborted only when the runtime shuts down; then nobody knows whether the commit was applied.
-        let outcome = outcome.unwrap_or_else(|_| Err(SessionError::unavailable(None)));
-        Poll::Ready(Ok(finish(response, outcome, this.slot)))
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::SystemTime;
 
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, header};
-use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::Slot;
@@ -17,11 +16,13 @@ use crate::error::SessionError;
 use crate::freshness::{Token, seconds_since_epoch};
 use crate::layer::Config;
 use crate::state::{CookieChange, State};
+use crate::store::BoxFuture;
 use crate::telemetry;
 
 impl Slot {
-    /// The handler has answered: no more changes, and what there is to commit, is committed. `None`: nothing to wait for.
-    pub(crate) fn conclude(self: &Arc<Self>, head: &Parts) -> Option<JoinHandle<Result<(), SessionError>>> {
+    /// The handler has answered: no more changes, and what there is to commit, is to be committed by what this returns. `None`: nothing
+    /// to wait for.
+    pub(crate) fn conclude(self: &Arc<Self>, head: &Parts) -> Option<BoxFuture<'static, Result<(), SessionError>>> {
         // Before the lock is taken: it is foreign code, and may look at a session that the handler put into the response's extensions.
         let wanted = (self.config.commit_when)(head);
         let mut state = self.state();
@@ -38,7 +39,7 @@ impl Slot {
         state.concluding = true;
         drop(state);
         let slot = Arc::clone(self);
-        Some(tokio::spawn(async move { slot.last_commit(wanted, succeeded).await }.in_current_span()))
+        Some(Box::pin(async move { slot.last_commit(wanted, succeeded).await }.in_current_span()))
     }
 
     async fn last_commit(&self, wanted: bool, succeeded: bool) -> Result<(), SessionError> {
