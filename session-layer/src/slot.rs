@@ -101,7 +101,7 @@ impl Slot {
     pub(crate) fn seal(self: &mut Arc<Self>) {
         // Where no handle is left, nobody can.
         if Arc::get_mut(self).is_none() {
-            self.state().sealed = true;
+            self.state().seal();
         }
     }
 

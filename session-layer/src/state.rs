@@ -157,10 +157,21 @@ impl State {
         matches!(self.delta.identity, Identity::LogIn(_))
     }
 
+    /// The request ended without an answer of its handler's: what was not committed is not to be, and a late `update` takes none of it
+    /// along. After an answer there is nothing left but what its commit takes.
+    pub(crate) fn seal(&mut self) {
+        if !std::mem::replace(&mut self.sealed, true) {
+            self.delta = Delta::default();
+        }
+    }
+
     /// Undoes [`take_attribute_changes`](Self::take_attribute_changes), below what was changed since.
     pub(crate) fn put_back(&mut self, mut taken: Delta) {
         let later = std::mem::take(&mut self.delta);
         self.in_flight = Delta::default();
+        if self.sealed && !self.concluding {
+            return;
+        }
         if let Err(error) = taken.merge(later) {
             self.failed = Some(error);
         }

@@ -243,3 +243,29 @@ async fn an_answer_5xx_drops_also_what_a_failing_update_puts_back() {
     settle().await;
     browser.run("names; get n").await.says("n 7");
 }
+
+#[tokio::test]
+async fn an_update_after_the_client_has_gone_takes_nothing_along_that_was_not_committed() {
+    use session_layer::Session;
+    let (store, _, browser) = with_session().await;
+    let (gate, (told, mut tell)) = (crate::fixture::Gate::default(), tokio::sync::mpsc::unbounded_channel());
+    let handler = {
+        let gate = gate.clone();
+        move |session: Session| async move {
+            session.insert("a", 1).unwrap();
+            tokio::spawn(async move {
+                gate.pass().await;
+                told.send(session.update("n", |n: &mut Option<u64>| *n = Some(7)).await).unwrap();
+            });
+            std::future::pending::<()>().await;
+        }
+    };
+    let app = axum::Router::new().route("/run", axum::routing::post(handler)).layer(layer(&store).build().unwrap());
+    let request = tokio::spawn(tower::ServiceExt::oneshot(app, browser.request("/run", "")));
+    gate.reached(1).await;
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    gate.open();
+    tell.recv().await.unwrap().unwrap();
+    browser.run("names; get n").await.says("n 7");
+}
