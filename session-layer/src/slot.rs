@@ -241,10 +241,11 @@ impl Slot {
 
     /// What the browser was told of is not there. Either this is no master any more, and the master is to be asked; or it is lost.
     async fn miss(&self, id: &SessionId, told: Version, found: Version) -> Result<(), StoreError> {
-        if !self.config.store.confirm_master().await? || !self.config.rollback_detection {
+        if !self.config.store.confirm_master().await? {
             return Ok(());
         }
-        if std::mem::replace(&mut self.state().rolled_back, true) {
+        // In any case: as long as the browser says so, every read asks the sentinels, and no copy will do.
+        if std::mem::replace(&mut self.state().rolled_back, true) || !self.config.rollback_detection {
             return Ok(());
         }
         let event = SessionEvent::RolledBack { session: id.handle(), lost: told, found };

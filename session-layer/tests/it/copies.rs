@@ -192,3 +192,21 @@ async fn answers_that_come_in_either_order_are_followed_by_nothing_older() {
         store.expect_calls(&[Call::Load]);
     }
 }
+
+#[tokio::test]
+async fn what_is_lost_beyond_doubt_is_told_once_so_that_copies_will_do_again() {
+    let (store, replica, browser) = settled().await;
+    let before = store.memory.replica();
+    browser.run("insert n 2").await.expect(200);
+    // A failover that took the change.
+    store.memory.fail_over_to(&before);
+    replica.fail_over_to(&before);
+    store.calls();
+    browser.run("get n").await.says("1");
+    store.expect_calls(&[Call::Load, Call::Confirm]);
+    browser.run("get n").await.says("1");
+    store.expect_calls(&[Call::Load]);
+    until_settled(&store, &browser).await;
+    browser.run("get n").await.says("1");
+    store.expect_calls(&[Call::Copy]);
+}
