@@ -53,9 +53,10 @@ impl Tokens {
         Self { cookie: Cookie { name: format!("{}-v", cookie.name), ..cookie.clone() }, signing, accepted }
     }
 
-    /// The first token for this ID in all `Cookie` headers of a request.
+    /// The newest token for this ID in all `Cookie` headers of a request.
     pub(crate) fn read<'a>(&self, headers: impl Iterator<Item = &'a HeaderValue>, id: &SessionId) -> Option<Token> {
-        self.cookie.candidates(headers, ENCODED_LEN).find_map(|value| self.verify(value, id))
+        let tokens = self.cookie.candidates(headers, ENCODED_LEN).filter_map(|value| self.verify(value, id));
+        tokens.max_by_key(|token| (token.version, token.sent))
     }
 
     /// `Set-Cookie` that makes the browser keep a token.
@@ -197,6 +198,18 @@ mod tests {
         assert_eq!(tokens.sign(&id, token()), value);
         assert_eq!(tokens.verify(value.as_bytes(), &id), Some(token()));
         assert_eq!(tokens.verify(b"AQAGN52gW2ABAAAAAGhO4YAq-9R6HUo5ySJrG4ORkl8b", &id), None);
+    }
+
+    /// A browser has two where they were sent for different paths or domains, by settings that were changed since, say.
+    #[test]
+    fn of_several_tokens_the_newest_counts() {
+        let (tokens, id) = (tokens("s", NEW, &[]), SessionId::random());
+        let older = Token { version: Version(token().version.0 - 1), sent: token().sent - 100 };
+        let [older, newer] = [older, token()].map(|token| format!("s-v={}", tokens.sign(&id, token)));
+        for cookies in [format!("{older}; {newer}"), format!("{newer}; {older}")] {
+            let cookie = HeaderValue::try_from(cookies).unwrap();
+            assert_eq!(tokens.read([&cookie].into_iter(), &id), Some(token()));
+        }
     }
 
     #[test]
