@@ -223,7 +223,8 @@ impl<K> SessionLayerBuilder<K> {
     }
 
     /// Always asks the master, although the store has copies at hand. Default: off. For an app's second layer, over the same store,
-    /// where it must not show anything a second late; for single routes there is [`Strict`](crate::Strict).
+    /// where it must not show anything a second late; for single routes there is [`Strict`](crate::Strict). Its sessions should be its
+    /// own, under another cookie name: it tells browsers of no versions, so that a layer with copies would not know what was changed here.
     pub fn strict(mut self, strict: bool) -> Self {
         self.settings.strict = strict;
         self

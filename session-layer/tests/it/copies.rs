@@ -210,3 +210,14 @@ async fn what_is_lost_beyond_doubt_is_told_once_so_that_copies_will_do_again() {
     browser.run("get n").await.says("1");
     store.expect_calls(&[Call::Copy]);
 }
+
+/// Where copies are switched on: nodes that have none yet, and tell of versions since the deploy before.
+#[tokio::test]
+async fn what_was_changed_on_a_node_that_detects_rollbacks_is_seen_on_one_that_has_copies() {
+    let (store, _, browser) = settled().await;
+    let mut without_copies = store.clone();
+    without_copies.replica = None;
+    let detecting = layer(&without_copies).rollback_detection(true).build().expect("the settings are good");
+    browser.at(&App::new(detecting)).run("insert n 2").await.expect(200);
+    browser.run("get n").await.says("2");
+}

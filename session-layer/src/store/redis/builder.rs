@@ -71,6 +71,10 @@ impl RedisStoreBuilder {
     /// What it costs: one more connection per replica and node, four questions a second on each; a second cookie, `<name>-v`, whenever
     /// a session's version changed; and a logout or revocation on one node may reach reads on another up to a second later. Writes are
     /// never based on it: what has ended refuses them at once.
+    ///
+    /// A browser is told of versions only by nodes that have this, the [near cache](Self::near_cache), or
+    /// [`rollback_detection`](crate::SessionLayerBuilder::rollback_detection). While others run beside them, in the deploy that switches
+    /// it on, say, what was changed on one of those may be missing here for a second; who minds switches detection on a deploy earlier.
     pub fn replica_reads(mut self, replica_reads: bool) -> Self {
         self.replica_reads = replica_reads;
         self
@@ -86,10 +90,11 @@ impl RedisStoreBuilder {
     /// Keeps sessions that were read in this node's memory, so that reading them again costs no round trip, until the server says that
     /// they changed. Default: off.
     ///
-    /// It is used as a replica would be: only for a browser that was told of nothing newer, more than a second ago. Redis says what
-    /// changed over a connection of its own (`CLIENT TRACKING`), usually within a millisecond. When it has not been heard of for a
-    /// second, when that connection is lost, and when the master changes, the cache is empty. A session stays at most 30 seconds, and
-    /// no longer than the layer's `touch_interval`, so that it is prolonged as if it were read.
+    /// It is used as a replica would be: only for a browser that was told of nothing newer, more than a second ago; what to mind when it is
+    /// switched on stands at [`replica_reads`](Self::replica_reads). Redis says what changed over a connection of its own (`CLIENT
+    /// TRACKING`), usually within a millisecond. When it has not been heard of for a second, when that connection is lost, and when the
+    /// master changes, the cache is empty. A session stays at most 30 seconds, and no longer than the layer's `touch_interval`, so that it
+    /// is prolonged as if it were read.
     ///
     /// What it costs: memory, up to the limits; one more connection and four questions a second; in Redis a table of who read what, one
     /// message per node for each change of a session that it has; a second cookie, `<name>-v`, whenever a
