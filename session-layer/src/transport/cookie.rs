@@ -109,7 +109,8 @@ impl Cookie {
 
     /// `Set-Cookie` that makes the browser keep `value`.
     pub(crate) fn keep(&self, value: &str) -> HeaderValue {
-        self.header(value, self.max_age.map(|max_age| max_age.as_secs()))
+        // 0 would mean to forget it.
+        self.header(value, self.max_age.map(|max_age| max_age.as_secs().max(1)))
     }
 
     /// `Set-Cookie` that makes the browser forget the value. Name, domain and path are those that it was kept under.
@@ -208,6 +209,12 @@ mod tests {
         let header = cookie.keep(&signer().sign(&SessionId::random()));
         assert!(header.is_sensitive() && cookie.forget().is_sensitive());
         assert!(header.to_str().unwrap().ends_with("; Max-Age=60"), "a persistent cookie says how long");
+    }
+
+    #[test]
+    fn what_is_to_be_kept_for_less_than_a_second_is_not_forgotten_at_once() {
+        let cookie = Cookie { max_age: Some(Duration::from_millis(999)), ..cookie() };
+        assert!(cookie.keep("v").to_str().unwrap().ends_with("; Max-Age=1"));
     }
 
     #[test]
