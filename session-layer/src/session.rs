@@ -93,9 +93,10 @@ impl<K> Session<K> {
         self.slot.state().id()
     }
 
-    /// What names this session in the list of its principal; see [`Sessions`](crate::Sessions).
+    /// What names this session in the list of its principal; see [`Sessions`](crate::Sessions). A session that is being renewed stands
+    /// there under what it was until the response; only then its name changes.
     pub fn handle(&self) -> SessionHandle {
-        self.id().handle()
+        self.slot.state().listed_id().handle()
     }
 
     /// Whether the session is in the store: loaded alive, or created by a flush.

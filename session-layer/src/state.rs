@@ -91,6 +91,12 @@ impl State {
         }
     }
 
+    /// The ID under which the session stands in the list of its principal; where it stands in none yet, the one under which it will.
+    pub(crate) fn listed_id(&mut self) -> SessionId {
+        let is_listed = self.record.as_ref().is_some_and(|record| record.principal.is_some()) && self.exists();
+        self.seen.id().filter(|_| is_listed).unwrap_or_else(|| self.id())
+    }
+
     pub(crate) fn created_on(&mut self) -> SystemTime {
         match &self.record {
             Some(record) if !self.delta.replaces() => record.created_on,

@@ -240,3 +240,28 @@ async fn a_login_over_a_tombstone_works_also_if_its_handler_flushes_or_updates()
     browser.run("log_in alice; push cart 3").await.expect(409).with_cookie();
     browser.run("principal; get cart").await.says("alice [1,2]");
 }
+
+/// After a password was changed, say.
+#[tokio::test]
+async fn a_request_that_ends_the_other_sessions_and_renews_its_own_keeps_its_own() {
+    use axum::Extension;
+    use session_layer::{Session, SessionError, Sessions};
+    async fn handler(Extension(sessions): Extension<Sessions>, session: Session) -> Result<String, SessionError> {
+        session.cycle_id()?;
+        let ended = sessions.revoke_others("alice", &session.handle()).await?;
+        Ok(ended.to_string())
+    }
+    let (store, browser) = setup();
+    let other = browser.other();
+    for browser in [&browser, &other] {
+        browser.run("log_in alice").await.expect(200);
+    }
+    let layer = layer(&store).build().unwrap();
+    let route = axum::routing::post(handler).layer(Extension(layer.sessions()));
+    let app = axum::Router::new().route("/run", route).layer(layer);
+    let answer = tower::ServiceExt::oneshot(app, browser.request("/run", "")).await.unwrap();
+    let answer = crate::fixture::Answer::read(answer).await.says("1");
+    browser.receive(&answer);
+    browser.run("principal").await.says("alice");
+    other.run("principal").await.says("nobody");
+}
