@@ -228,11 +228,17 @@ if starts_or_moves then
     return redis.pcall('HEXISTS', key, '@c') == 1
   end
 
+  -- Of something else that somebody wrote there: nothing. It keeps nobody from logging in.
+  local function of_list(...)
+    local answer = redis.pcall(...)
+    return not (type(answer) == 'table' and answer.err) and answer
+  end
+
   local evicted = {}
   local most_sessions = tonumber(argv[15])
   if logs_in and most_sessions then
     local others = {}
-    for _, other in ipairs(redis.call('ZRANGE', index, 0, -1)) do
+    for _, other in ipairs(of_list('ZRANGE', index, 0, -1) or {}) do
       if other ~= KEYS[1] and is_alive(other) then
         others[#others + 1] = other
       end
@@ -257,19 +263,20 @@ if starts_or_moves then
   local since = now
   if KEYS[3] and principal_before then
     if not fresh and not logs_in then
-      since = redis.call('ZSCORE', index, KEYS[1]) or since
+      since = of_list('ZSCORE', index, KEYS[1]) or since
     end
-    redis.call('ZREM', index_prefix .. principal_before, KEYS[1])
+    of_list('ZREM', index_prefix .. principal_before, KEYS[1])
   end
   if logs_in then
     -- Sessions that expired are still listed. Each login clears more of them away than it adds.
-    for _, other in ipairs(redis.call('ZRANGE', index, 0, 7)) do
+    for _, other in ipairs(of_list('ZRANGE', index, 0, 7) or {}) do
       if not is_alive(other) then
         redis.call('ZREM', index, other)
       end
     end
   end
-  if index then
+  if index and not of_list('ZADD', index, since, key) then
+    redis.call('DEL', index)
     redis.call('ZADD', index, since, key)
   end
   if KEYS[3] then

@@ -43,7 +43,8 @@ end
 
 redis.call('DEL', KEYS[1])
 if old[7] then
-  redis.call('ZREM', ARGV[5] .. old[7], KEYS[1])
+  -- Where the list should be may be something else, which is no reason to stop here.
+  redis.pcall('ZREM', ARGV[5] .. old[7], KEYS[1])
 end
 redis.call('HSET', KEYS[1], '@t', '')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster_tests::redis::{Machine, Redis};
 use session_layer::SessionId;
 use session_layer::store::{
-    Action, CommitId, Loaded, RedisStore, Renewal, Reply, Revocation, Revoke, SessionStore, Start, TOMBSTONE_LIFETIME,
-    Version,
+    AboveLimit, Action, Commit, CommitId, Loaded, RedisStore, Renewal, Reply, Revocation, Revoke, SessionLimit,
+    SessionStore, Start, TOMBSTONE_LIFETIME, Version,
 };
 
 use super::{add, applied, attributes, cause, commit, connected, create, set, start};
@@ -197,6 +197,38 @@ async fn garbage_where_a_reply_would_be_remembered_stops_no_commit() {
         machine.admin().await.command(&["RPUSH", &record, "x"]).await;
         assert_eq!(applied(&store, &commit).await.get("n").copied(), n);
         assert_eq!(applied(&store, &commit).await.get("n").copied(), n, "it is known from now on");
+    }
+}
+
+/// Whoever wrote it there.
+#[tokio::test]
+async fn something_else_where_a_principals_list_would_be_keeps_nobody_from_logging_in_or_out() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let mut admin = machine.admin().await;
+    let logged_in = || Start { principal: Some("alice".into()), ..start() };
+    let log_in = || Renewal::LogIn { principal: "alice".into(), absolute_timeout: None };
+    let most = SessionLimit { most: 9, above: AboveLimit::EvictOldest };
+    for sessions in [None, Some(most)] {
+        let spoil: [&[u8]; 3] = [b"SET", b"session:principal:alice", b"x"];
+        let [visitor, out, renewed] = [create(&store).await, SessionId::random(), SessionId::random()];
+        for id in [out, renewed] {
+            applied(&store, &commit(Action::Create(id, logged_in()))).await;
+        }
+        admin.command(&spoil).await;
+        applied(&store, &commit(Action::Destroy(out))).await;
+        assert_eq!(store.load(&out).await.expect("it answers"), Loaded::Ended { successor: None });
+        for action in [
+            Action::Renew(renewed, renewed.successor(), Renewal::Keep),
+            Action::Renew(visitor, visitor.successor(), log_in()),
+            Action::Create(SessionId::random(), logged_in()),
+        ] {
+            admin.command(&spoil).await;
+            applied(&store, &Commit { sessions, ..commit(action) }).await;
+            // The list begins anew.
+            assert_eq!(store.sessions_of("alice").await.expect("it answers").len(), 1);
+        }
+        assert!(admin.command(&["PTTL", "session:principal:alice"]).await.starts_with(":1"));
     }
 }
 
