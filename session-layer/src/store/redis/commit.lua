@@ -202,7 +202,11 @@ if grown > 0 or added > 0 then
     end
     local attributes = (clear and 0 or before) + grown
     if attributes > before and attributes > tonumber(most_attributes) then
-      return refuse('LA')
+      -- What nodes that remember versions left is none, and asked for only where it matters.
+      local left_by_others = not clear and not fresh and remembered == 0 and redis.call('HEXISTS', KEYS[1], '@h') or 0
+      if attributes - left_by_others > tonumber(most_attributes) then
+        return refuse('LA')
+      end
     end
   end
   local bytes = (clear and 0 or size) + added

@@ -6,11 +6,11 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cluster_tests::redis::{Machine, Redis};
-use session_layer::SessionId;
 use session_layer::store::{
     AboveLimit, Action, Commit, CommitId, Loaded, RedisStore, Renewal, Reply, Revocation, Revoke, SessionLimit,
     SessionStore, Start, TOMBSTONE_LIFETIME, Version,
 };
+use session_layer::{Limit, SessionId};
 
 use super::{add, applied, attributes, cause, commit, connected, create, set, start};
 
@@ -230,6 +230,21 @@ async fn something_else_where_a_principals_list_would_be_keeps_nobody_from_loggi
         }
         assert!(admin.command(&["PTTL", "session:principal:alice"]).await.starts_with(":1"));
     }
+}
+
+#[tokio::test]
+async fn a_memory_of_versions_is_no_attribute_to_a_node_that_keeps_none() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let id = create(&store).await;
+    applied(&store, &Commit { keep_history: true, ..set(id, "a", "1") }).await;
+    let most_two = |name| {
+        let mut commit = set(id, name, "1");
+        commit.limits.attributes = 2;
+        commit
+    };
+    applied(&store, &most_two("b")).await;
+    assert_eq!(store.commit(&most_two("c")).await.expect("it answers"), Reply::Limit(Limit::Attributes));
 }
 
 /// What a script calls is counted too, but crosses no network.
