@@ -57,10 +57,10 @@ pub trait SessionStore: Send + Sync + 'static {
     /// If the commit asks to be durable, the store waits until a replica has it, and says in the reply whether one has: before
     /// the deadline, since what was applied must be told.
     ///
-    /// In this order: a commit ID that was answered before returns its recorded reply; then the deadline, existence, the version
-    /// that the request has seen, conditions, counters, limits; then the writes. Refusals are recorded as well: a copy of the commit
-    /// that was held up on its way must not apply after another copy was refused and its sender told so. Only [`Reply::Absent`] and
-    /// [`Reply::Ended`] need no record, since a session that is gone stays gone.
+    /// In this order: a commit ID that was answered before returns its recorded reply (the bytes in a [`Reply::Conflict`] may be newer);
+    /// then the deadline, existence, the version that the request has seen, conditions, counters, limits; then the writes. Refusals
+    /// are recorded as well: a copy of the commit that was held up on its way must not apply after another copy was refused and its
+    /// sender told so. Only [`Reply::Absent`] and [`Reply::Ended`] need no record, since a session that is gone stays gone.
     ///
     /// # Errors
     ///

@@ -18,6 +18,11 @@ local known = redis.pcall('GET', KEYS[2])
 if type(known) == 'string' then
   -- Written again, so that whoever waits for a replica has something to wait for.
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  local conflict, name = string.match(known, '^(C%d+)%?(.*)$')
+  if conflict then
+    local current = redis.pcall('HGET', KEYS[1], name)
+    return conflict .. (type(current) == 'string' and '+' .. current or '-')
+  end
   return known
 end
 
@@ -31,8 +36,8 @@ if (#deadline ~= #now or now > deadline) and tonumber(now) > tonumber(deadline) 
 end
 
 -- A copy of this commit that was held up must not apply once its sender was told no. That a session is gone needs no record.
-local function refuse(reply)
-  redis.call('SET', KEYS[2], reply, 'PX', ARGV[3])
+local function refuse(reply, remembered)
+  redis.call('SET', KEYS[2], remembered or reply, 'PX', ARGV[3])
   return reply
 end
 
@@ -135,7 +140,9 @@ for i = 1, conditions do
     expected = string.sub(argv[at + 1], 2)
   end
   if current ~= expected then
-    return refuse('C' .. i .. (current and '+' .. current or '-'))
+    -- Of a large attribute each lost try of an update would leave a copy; what is there when it is asked again does as well.
+    local large = current and #current > 256
+    return refuse('C' .. i .. (current and '+' .. current or '-'), large and 'C' .. i .. '?' .. argv[at])
   end
 end
 

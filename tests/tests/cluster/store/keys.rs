@@ -247,6 +247,32 @@ async fn a_memory_of_versions_is_no_attribute_to_a_node_that_keeps_none() {
     assert_eq!(store.commit(&most_two("c")).await.expect("it answers"), Reply::Limit(Limit::Attributes));
 }
 
+/// `update` loses often where many write one attribute, and each try is remembered for a while.
+#[tokio::test]
+async fn a_condition_that_does_not_hold_leaves_no_copy_of_a_large_attribute() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let large = format!("\"{}\"", "x".repeat(60_000));
+    let id = create(&store).await;
+    applied(&store, &set(id, "large", &large)).await;
+    let mut compare = set(id, "large", "1");
+    compare.conditions.insert("large".to_owned(), None);
+    let conflict = |current: &str| Reply::Conflict { name: "large".into(), current: Some(current.to_owned().into()) };
+    assert_eq!(store.commit(&compare).await.expect("it answers"), conflict(&large));
+    let [high, low] = id.shard();
+    let record = format!("session:{{{high:02x}{low:02x}}}:{}", URL_SAFE_NO_PAD.encode(compare.id.0));
+    let usage = machine.admin().await.command(&["MEMORY", "USAGE", &record]).await;
+    let bytes: u64 = usage.trim_start_matches(':').trim().parse().expect("a number");
+    assert!(bytes < 1000, "{bytes} bytes");
+    // Asked again, it tells what is there by then: that is what the next try starts from.
+    assert_eq!(store.commit(&compare).await.expect("it answers"), conflict(&large));
+    applied(&store, &set(id, "large", "2")).await;
+    assert_eq!(store.commit(&compare).await.expect("it answers"), conflict("2"));
+    applied(&store, &commit(Action::Destroy(id))).await;
+    let gone = Reply::Conflict { name: "large".into(), current: None };
+    assert_eq!(store.commit(&compare).await.expect("it answers"), gone);
+}
+
 /// What a script calls is counted too, but crosses no network.
 #[tokio::test]
 async fn each_operation_costs_what_it_should() {
