@@ -227,17 +227,15 @@ pub(crate) fn session_layer(
     node: &Node,
 ) -> Result<SessionLayer, ConfigError> {
     let node = node.clone();
-    let mut builder = SessionLayer::builder(store)
+    let builder = SessionLayer::builder(store)
         .secret(&settings.secret)
         .accepted_secrets(&settings.accepted)
         .idle_timeout(settings.idle_timeout)
+        .absolute_timeout(settings.absolute_timeout)
         .budget(STORE_BUDGET)
         .rollback_detection(settings.rollback_detection)
         .on_event(move |event| node.metrics().session(event))
         .development(settings.development);
-    if let Some(absolute_timeout) = settings.absolute_timeout {
-        builder = builder.absolute_timeout(absolute_timeout);
-    }
     builder.build().map_err(|error| {
         let variable = match error.setting() {
             "idle_timeout" => "SESSION_IDLE_TIMEOUT_SECS",

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use session_layer::SessionId;
+use session_layer::store::{Loaded, MemoryStore, SessionStore};
+
+use super::client::{self, Browser};
 use crate::config::{Cluster, Config, LogFormat, PUBLISHED_SECRET, SETTINGS, StoreUrl, log_format};
 use crate::node::{self, Node};
 
@@ -112,6 +116,18 @@ fn peers_are_hosts_with_ports() {
 #[test]
 fn an_absolute_timeout_of_0_is_none() {
     assert_eq!(read(&[("SESSION_ABSOLUTE_TIMEOUT_SECS", "0")]).unwrap().sessions.absolute_timeout, None);
+}
+
+#[tokio::test]
+async fn without_an_absolute_timeout_no_session_has_an_end_of_that_kind() {
+    let config = read(&[("SESSION_ABSOLUTE_TIMEOUT_SECS", "0"), ("SESSION_IDLE_TIMEOUT_SECS", "90000")]).unwrap();
+    let store = MemoryStore::new();
+    let (_, router) = client::node("1111", store.clone(), &config.sessions);
+    let mut browser = Browser { nodes: vec![router], turn: 0, cookie: None };
+    browser.get("/").await;
+    let id = browser.session().await["session_id"].as_str().map(SessionId::decode);
+    let Loaded::Alive(record) = store.load(&id.unwrap().unwrap()).await.unwrap() else { panic!("it is alive") };
+    assert_eq!((record.idle_timeout, record.expires_on), (Duration::from_secs(90_000), None));
 }
 
 #[test]
