@@ -374,6 +374,13 @@ fn checked_secret(variable: &str, bytes: Vec<u8>, development: bool) -> Result<S
             ),
         ));
     }
+    // What stands for bytes of the environment that are no text: of random ones about half would be one and the same.
+    if variable != "SESSION_SECRET_FILE" && String::from_utf8_lossy(&bytes).contains(char::REPLACEMENT_CHARACTER) {
+        return Err(ConfigError::new(
+            variable,
+            "holds bytes that are no text; make it with `openssl rand -base64 48`, or keep it in a SESSION_SECRET_FILE",
+        ));
+    }
     if bytes == PUBLISHED_SECRET.as_bytes() && !development {
         return Err(ConfigError::new(
             variable,

@@ -145,6 +145,15 @@ fn timeouts_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn a_secret_of_bytes_that_are_no_text_is_refused() {
+    // As `process_environment` reads them: of 32 random bytes some 16 are left.
+    let bytes: Vec<u8> = (112..144).collect();
+    let lossy = String::from_utf8_lossy(&bytes).into_owned();
+    refused(&[("SESSION_SECRET", &lossy)], "SESSION_SECRET", "openssl rand -base64 48");
+    refused(&[("SESSION_ACCEPTED_SECRETS", &lossy)], "SESSION_ACCEPTED_SECRETS", "openssl rand -base64 48");
+}
+
+#[test]
 fn the_published_secret_is_refused_outside_development() {
     refused(&[("SESSION_SECRET", PUBLISHED_SECRET)], "SESSION_SECRET", "SESSION_DEVELOPMENT");
     refused(&[("SESSION_ACCEPTED_SECRETS", PUBLISHED_SECRET)], "SESSION_ACCEPTED_SECRETS", "SESSION_DEVELOPMENT");
