@@ -16,6 +16,9 @@ use tokio::time::Instant;
 use super::connection::{CallError, Connection, within};
 use super::resp::Frame;
 
+/// How often the server is asked whether it is there while nobody needs it: it may close what is idle, and others on the way forget it.
+/// The next login would find that out, and take all that is on its way over the other connection along.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long one `WAIT` waits. Shorter than the watchdog's patience; as often as needed.
 const SLICE: Duration = Duration::from_millis(200);
 /// How much longer than that its answer may take before the connection counts as dead.
@@ -84,8 +87,13 @@ async fn work(connection: &Connection, mut jobs: mpsc::UnboundedReceiver<Job>, r
     let mut batch = Vec::new();
     loop {
         if applied.is_empty() {
-            if jobs.recv_many(&mut batch, MAX_BATCH).await == 0 {
-                return Ok(());
+            match tokio::time::timeout(HEARTBEAT, jobs.recv_many(&mut batch, MAX_BATCH)).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(_elapsed) => {
+                    within(GRACE, connection.call("ROLE", vec![])).await?;
+                    continue;
+                }
             }
         } else {
             while batch.len() < MAX_BATCH

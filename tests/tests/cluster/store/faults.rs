@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cluster_tests::redis::{Machine, Signal};
+use cluster_tests::redis::{Machine, Redis, Signal};
 use cluster_tests::wait::{ensure, eventually};
 use session_layer::SessionId;
 use session_layer::store::{Action, Loaded, RedisStore, Reply, SessionStore};
@@ -354,4 +354,32 @@ async fn a_server_that_is_too_old_is_not_used() {
         connections += usize::from(question.contains("HELLO"));
         assert!(!store.is_up());
     }
+}
+
+/// Nobody logs in for a while, and the server closes what is idle, or something on the way forgets it: that must not cost the
+/// next login, and all that is on its way beside it, the connections.
+#[tokio::test]
+async fn the_connection_for_logins_is_kept_although_nobody_logs_in() {
+    let machine = Machine::with_redis(&["--timeout 4"]).await;
+    let store = RedisStore::builder(&machine.url()).durable_replicas(1).build().expect("the URL is good");
+    store.available().await;
+    let mut admin = machine.admin().await;
+    let listed = async |admin: &mut Redis| {
+        let list = admin.command(&["CLIENT", "LIST"]).await;
+        let of_store = list.lines().filter(|line| line.contains(" resp=3"));
+        let field = |line: &str, name: &str| line.split(name).nth(1)?.split(' ').next()?.parse::<u64>().ok();
+        of_store.filter_map(|line| Some((field(line, "id=")?, field(line, " age=")?))).collect::<Vec<_>>()
+    };
+    let first: Vec<_> = listed(&mut admin).await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(first.len(), 2, "one of them for logins");
+    eventually("connections that are older than the server lets idle ones become", WHILE, async || {
+        let now = listed(&mut admin).await;
+        let ids: Vec<_> = now.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, first, "one was closed");
+        ensure(now.iter().all(|(_, age)| *age > 6), || format!("{now:?}"))
+    })
+    .await;
+    let mut log_in = commit(Action::Create(SessionId::random(), start()));
+    (log_in.durable, log_in.deadline) = (true, Instant::now() + Duration::from_secs(1));
+    assert!(matches!(store.commit(&log_in).await, Ok(Reply::Applied { confirmed: false, .. })), "there is no replica");
 }
