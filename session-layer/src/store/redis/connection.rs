@@ -306,3 +306,6 @@ pub(super) async fn within<T>(
     let late = |_| CallError::Lost(format!("no answer in {} ms", limit.as_millis()));
     tokio::time::timeout(limit, call).await.map_err(late)?
 }
+
+#[cfg(test)]
+mod tests;
