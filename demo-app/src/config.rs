@@ -337,19 +337,15 @@ fn seconds(variable: &str, value: Option<String>, default: u32) -> Result<Option
 fn secret(text: Option<String>, file: Option<String>, development: bool) -> Result<Option<Secret>, ConfigError> {
     match (text, file) {
         (None, None) => Ok(None),
-        (Some(text), None) => checked_secret("SESSION_SECRET", text.into_bytes(), development).map(Some),
+        (Some(text), None) => checked_secret("SESSION_SECRET", text.as_bytes(), development).map(Some),
         (None, Some(path)) => {
-            let mut bytes = fs::read(&path).map_err(|error| {
+            let bytes = fs::read(&path).map_err(|error| {
                 ConfigError::new(
                     "SESSION_SECRET_FILE",
                     format!("cannot read {path:?}: {error}; check path and permissions"),
                 )
             })?;
-            // Editors and `echo` end a file with a line break that nobody means to be part of the secret.
-            while bytes.last().is_some_and(|byte| b"\r\n".contains(byte)) {
-                bytes.pop();
-            }
-            checked_secret("SESSION_SECRET_FILE", bytes, development).map(Some)
+            checked_secret("SESSION_SECRET_FILE", &bytes, development).map(Some)
         }
         (Some(_), Some(_)) => Err(ConfigError::new(
             "SESSION_SECRET",
@@ -360,11 +356,13 @@ fn secret(text: Option<String>, file: Option<String>, development: bool) -> Resu
 
 fn accepted_secrets(list: Option<String>, development: bool) -> Result<Vec<Secret>, ConfigError> {
     let list = list.unwrap_or_default();
-    let secrets = list.split(',').map(str::trim).filter(|secret| !secret.is_empty());
-    secrets.map(|secret| checked_secret("SESSION_ACCEPTED_SECRETS", secret.into(), development)).collect()
+    let secrets = list.split(',').map(str::as_bytes).filter(|secret| !secret.trim_ascii().is_empty());
+    secrets.map(|secret| checked_secret("SESSION_ACCEPTED_SECRETS", secret, development)).collect()
 }
 
-fn checked_secret(variable: &str, bytes: Vec<u8>, development: bool) -> Result<Secret, ConfigError> {
+fn checked_secret(variable: &str, bytes: &[u8], development: bool) -> Result<Secret, ConfigError> {
+    // Editors and `echo` end a file with a line break, and a list has spaces; nobody means them to be part of the secret.
+    let bytes = bytes.trim_ascii();
     if bytes.len() < MIN_SECRET_BYTES {
         return Err(ConfigError::new(
             variable,
@@ -375,7 +373,7 @@ fn checked_secret(variable: &str, bytes: Vec<u8>, development: bool) -> Result<S
         ));
     }
     // What stands for bytes of the environment that are no text: of random ones about half would be one and the same.
-    if variable != "SESSION_SECRET_FILE" && String::from_utf8_lossy(&bytes).contains(char::REPLACEMENT_CHARACTER) {
+    if variable != "SESSION_SECRET_FILE" && String::from_utf8_lossy(bytes).contains(char::REPLACEMENT_CHARACTER) {
         return Err(ConfigError::new(
             variable,
             "holds bytes that are no text; make it with `openssl rand -base64 48`, or keep it in a SESSION_SECRET_FILE",
@@ -388,7 +386,7 @@ fn checked_secret(variable: &str, bytes: Vec<u8>, development: bool) -> Result<S
              SESSION_DEVELOPMENT=on on a machine that nobody else can reach",
         ));
     }
-    Ok(Secret(bytes))
+    Ok(Secret(bytes.to_vec()))
 }
 
 /// The embedded cluster's sessions end with its process, so its secret may as well.

@@ -176,6 +176,20 @@ fn a_secret_file_may_end_with_a_line_break() {
     assert_eq!(config.unwrap().sessions.secret.as_ref(), SECRET.as_bytes());
 }
 
+/// Whoever changes it moves it from one to the other.
+#[test]
+fn a_secret_is_the_same_one_wherever_it_stands() {
+    let padded = format!(" {SECRET}\t");
+    let file = std::env::temp_dir().join(format!("demo-app-padded-secret-{}", std::process::id()));
+    std::fs::write(&file, format!("{padded}\n")).unwrap();
+    let of_file = read(&[("REDIS_URL", "memory:"), ("SESSION_SECRET_FILE", file.to_str().unwrap())]);
+    std::fs::remove_file(&file).unwrap();
+    let node = [("REDIS_URL", "memory:"), ("SESSION_SECRET", &padded), ("SESSION_ACCEPTED_SECRETS", &padded)];
+    let sessions = read(&node).unwrap().sessions;
+    assert_eq!(sessions.accepted, [sessions.secret.clone()]);
+    assert_eq!(of_file.unwrap().sessions.secret, sessions.secret);
+}
+
 #[test]
 fn logs_are_text_or_json() {
     assert_eq!(log_format(&|_| None), Ok(LogFormat::Text));
