@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 
 use crate::commit::CommitId;
-use crate::id::{SessionHandle, SessionId};
+use crate::id::SessionHandle;
 
 // Reserved fields of a session's HASH; no attribute name starts with `@`. The scripts know them too.
 
@@ -41,12 +41,7 @@ impl Keys {
     }
 
     /// Where a session is.
-    pub(super) fn session(&self, id: &SessionId) -> Bytes {
-        self.listed(&id.handle())
-    }
-
-    /// The same, for a session of which only the handle is known.
-    pub(super) fn listed(&self, session: &SessionHandle) -> Bytes {
+    pub(super) fn session(&self, session: &SessionHandle) -> Bytes {
         self.key(session.shard(), session.digest())
     }
 
@@ -55,12 +50,14 @@ impl Keys {
         let rest = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":{")?;
         let (shard, digest) = (rest.get(..4)?, rest.get(4..)?.strip_prefix(b"}:")?);
         let shard = u16::from_str_radix(std::str::from_utf8(shard).ok()?, 16).ok()?.to_be_bytes();
-        Some(SessionHandle::new(shard, URL_SAFE_NO_PAD.decode(digest).ok()?.try_into().ok()?))
+        let mut bytes = [0; 32];
+        let decoded = URL_SAFE_NO_PAD.decode_slice(digest, &mut bytes).ok()?;
+        (decoded == bytes.len()).then(|| SessionHandle::new(shard, bytes))
     }
 
     /// Where the reply to a commit is remembered.
-    pub(super) fn commit(&self, id: &SessionId, commit: &CommitId) -> Bytes {
-        self.key(id.shard(), &commit.0)
+    pub(super) fn commit(&self, session: &SessionHandle, commit: &CommitId) -> Bytes {
+        self.key(session.shard(), &commit.0)
     }
 
     /// What the key of a principal's list starts with; the principal follows.
@@ -80,16 +77,23 @@ impl Keys {
         key.into()
     }
 
-    fn key(&self, [high, low]: [u8; 2], name: &[u8]) -> Bytes {
-        let mut key = format!("{}:{{{high:02x}{low:02x}}}:", self.prefix);
-        URL_SAFE_NO_PAD.encode_string(name, &mut key);
-        key.into()
+    fn key(&self, shard: [u8; 2], name: &[u8]) -> Bytes {
+        // Put together by hand: a commit needs two keys, and formatting them took longer than all else about them.
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let tag = shard.map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        let mut encoded = [0; (LONGEST_NAME * 4).div_ceil(3)];
+        let length = URL_SAFE_NO_PAD.encode_slice(name, &mut encoded).expect("no name is longer");
+        [self.prefix.as_bytes(), b":{", tag.as_flattened(), b"}:", &encoded[..length]].concat().into()
     }
 }
+
+/// That of a session, in bytes: a digest.
+const LONGEST_NAME: usize = 32;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::SessionId;
 
     #[test]
     fn a_key_has_the_prefix_the_shard_and_a_digest() {
@@ -97,17 +101,17 @@ mod tests {
             SessionId::try_from(&[0xab, 0x0c, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20][..])
                 .unwrap();
         let keys = Keys::new("session");
-        let key = String::from_utf8(keys.session(&id).to_vec()).unwrap();
+        let key = String::from_utf8(keys.session(&id.handle()).to_vec()).unwrap();
         assert_eq!(key, format!("session:{{ab0c}}:{}", URL_SAFE_NO_PAD.encode(id.digest())));
         assert!(!key.contains(&id.encode()));
         // With its header it still fits what Redis' allocator hands out for 64 bytes.
         assert_eq!(key.len(), 58);
-        assert_eq!(keys.commit(&id, &CommitId([0; 16])), "session:{ab0c}:AAAAAAAAAAAAAAAAAAAAAA");
+        assert_eq!(keys.commit(&id.handle(), &CommitId([0; 16])), "session:{ab0c}:AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(keys.handle(key.as_bytes()), Some(id.handle()));
         assert_eq!(keys.handle(b"session:{ab0c}:short"), None);
         // How `commit.lua` finds the lists.
         let (before_shard, _) = key.rsplit_once(":{").unwrap();
         assert_eq!(keys.principals(), format!("{before_shard}:principal:"));
-        assert!(keys.session(&id.successor()).starts_with(b"session:{ab0c}:"));
+        assert!(keys.session(&id.successor().handle()).starts_with(b"session:{ab0c}:"));
     }
 }

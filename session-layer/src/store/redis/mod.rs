@@ -17,7 +17,7 @@ use super::recent::Recent;
 use super::{Freshness, Listed, Loaded, Record, SessionStore, StoreError};
 use crate::commit::{Commit, Reply, Revocation, Revoked};
 use crate::freshness::stands_in;
-use crate::id::SessionId;
+use crate::id::{SessionHandle, SessionId};
 
 mod url;
 use url::RedisUrl;
@@ -156,7 +156,7 @@ impl RedisStore {
         let ticket = cache.ticket(&session);
         let tracking = epoch.tracking.connection();
         let connection = tracking.as_deref().unwrap_or(&epoch.connection);
-        let (fields, ttl) = self.attempt(epoch, connection.read(self.inner.keys.session(id))).await?;
+        let (fields, ttl) = self.attempt(epoch, connection.read(self.inner.keys.session(&session))).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
         let loaded = reply::loaded(fields, ttl, epoch.clock())?;
         // What is absent is not kept: most who ask for such a session never come again.
@@ -166,10 +166,11 @@ impl RedisStore {
         Ok(loaded)
     }
 
-    async fn commit_once(&self, commit: &Commit) -> Result<Reply, StoreError> {
+    async fn commit_once(&self, commit: &Commit, session: &SessionHandle) -> Result<Reply, StoreError> {
         let epoch = self.epoch()?;
         let script = scripts::script(commit);
-        let arguments = || scripts::arguments(&self.inner.keys, commit, epoch.clock().redis_micros(commit.deadline));
+        let deadline = || epoch.clock().redis_micros(commit.deadline);
+        let arguments = || scripts::arguments(&self.inner.keys, commit, session, deadline());
         if !commit.durable {
             let answer = self.attempt(&epoch, epoch.run(script, arguments)).await?;
             return reply::committed(answer, commit);
@@ -232,19 +233,21 @@ impl SessionStore for RedisStore {
         if let Some(cache) = &self.inner.near_cache {
             return self.load_and_keep(id, cache, &epoch).await;
         }
-        let (fields, ttl) = self.attempt(&epoch, epoch.connection.read(self.inner.keys.session(id))).await?;
+        let key = self.inner.keys.session(&id.handle());
+        let (fields, ttl) = self.attempt(&epoch, epoch.connection.read(key)).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
         reply::loaded(fields, ttl, epoch.clock())
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
-        let reply = self.commit_once(commit).await;
+        let session = commit.action.id().handle();
+        let reply = self.commit_once(commit, &session).await;
         if let (Some(recent), Ok(Reply::Applied { version, .. })) = (&self.inner.recent, &reply) {
             recent.note(commit, *version);
         }
         if let Some(cache) = &self.inner.near_cache {
             // Also when nobody knows whether it was applied.
-            cache.drop_session(&commit.action.id().handle());
+            cache.drop_session(&session);
             if let (Some(_), Some(principal)) = (commit.sessions, commit.action.logs_in()) {
                 // It may have ended the oldest of theirs.
                 cache.drop_principal(principal);
@@ -287,8 +290,9 @@ impl SessionStore for RedisStore {
 
     async fn load_copy(&self, id: &SessionId, wanted: &Freshness) -> Option<Record> {
         let recent = self.inner.recent.as_ref()?;
+        let session = id.handle();
         if let Some(cache) = &self.inner.near_cache
-            && let Some(record) = cache.get(&id.handle(), wanted.max_age)
+            && let Some(record) = cache.get(&session, wanted.max_age)
             && stands_in(record.version, wanted, recent.oldest(id))
         {
             cache.count();
@@ -296,7 +300,7 @@ impl SessionStore for RedisStore {
         }
         let epoch = self.epoch().ok()?;
         let replica = epoch.replicas.pick()?;
-        let read = self.attempt(&epoch, async { Ok(replica.read(self.inner.keys.session(id)).await) });
+        let read = self.attempt(&epoch, async { Ok(replica.read(self.inner.keys.session(&session)).await) });
         let (fields, ttl) = read.await.ok()??;
         let Ok(Loaded::Alive(record)) = reply::loaded(fields, ttl, epoch.clock()) else { return None };
         // Asked after the answer came: what was committed here before the question must be in it.

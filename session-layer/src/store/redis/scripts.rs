@@ -8,7 +8,7 @@ use super::keys::Keys;
 use crate::commit::{AboveLimit, Action, Commit, Renewal, Revocation, Revoke, Start};
 use crate::delta::Change;
 use crate::freshness::HISTORY;
-use crate::id::SessionId;
+use crate::id::{SessionHandle, SessionId};
 use crate::store::TOMBSTONE_LIFETIME;
 
 /// One of our scripts.
@@ -43,17 +43,17 @@ pub(super) fn script(commit: &Commit) -> Script {
     }
 }
 
-/// What follows the script's name: the number of keys, the keys, the arguments. `deadline` is in microseconds of Redis' clock.
-pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Bytes> {
-    let id = commit.action.id();
-    let session = keys.session(id);
-    let record = keys.commit(id, &commit.id);
+/// What follows the script's name: the number of keys, the keys, the arguments. `session` is the handle of the commit's session,
+/// `deadline` in microseconds of Redis' clock.
+pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, deadline: u64) -> Vec<Bytes> {
+    let session_key = keys.session(session);
+    let record = keys.commit(session, &commit.id);
     // Redis refuses to keep something for no time at all, and would notice in the middle of the script.
     let remember = millis(commit.remember).max(1);
     let mut arguments = Arguments(Vec::with_capacity(20 + 2 * commit.conditions.len() + 3 * commit.changes.len()));
     if let Action::Destroy(_) = commit.action {
         arguments.number(2);
-        arguments.bytes(session);
+        arguments.bytes(session_key);
         arguments.bytes(record);
         arguments.number(deadline);
         arguments.number(remember);
@@ -64,10 +64,10 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Byte
     }
     let kind = Kind::of(&commit.action);
     arguments.number(if kind.target.is_some() { 3 } else { 2 });
-    arguments.bytes(session);
+    arguments.bytes(session_key);
     arguments.bytes(record);
     if let Some(target) = kind.target {
-        arguments.bytes(keys.session(target));
+        arguments.bytes(keys.session(&target.handle()));
     }
     let is_apply = matches!(commit.action, Action::Apply(_));
     let has_more = commit.clear || commit.keep_history || !commit.conditions.is_empty();
@@ -115,7 +115,7 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, deadline: u64) -> Vec<Byte
 pub(super) fn touching(keys: &Keys, id: &SessionId) -> Vec<Bytes> {
     let mut arguments = Arguments(Vec::with_capacity(3));
     arguments.number(1);
-    arguments.bytes(keys.session(id));
+    arguments.bytes(keys.session(&id.handle()));
     arguments.bytes(keys.principals());
     arguments.0
 }
@@ -131,8 +131,8 @@ pub(super) fn listing(keys: &Keys, principal: &str) -> Vec<Bytes> {
 /// The same for a revocation.
 pub(super) fn revoking(keys: &Keys, revocation: &Revocation, deadline: u64) -> Vec<Bytes> {
     let (which, session) = match &revocation.which {
-        Revoke::One(session) => ("one", keys.listed(session)),
-        Revoke::Others(session) => ("others", keys.listed(session)),
+        Revoke::One(session) => ("one", keys.session(session)),
+        Revoke::Others(session) => ("others", keys.session(session)),
         Revoke::All => ("all", Bytes::new()),
     };
     let mut arguments = Arguments(Vec::with_capacity(8));
@@ -241,7 +241,7 @@ mod tests {
             let mut commit = Commit::new(Action::Apply(SessionId::random()), tokio::time::Instant::now());
             commit.changes.insert("a".into(), Change::Set(Bytes::from_static(b"1")));
             more(&mut commit);
-            let arguments = arguments(&Keys::new("session"), &commit, 1);
+            let arguments = arguments(&Keys::new("session"), &commit, &commit.action.id().handle(), 1);
             (String::from_utf8_lossy(&arguments[3]).into_owned(), arguments.len())
         };
         let name = |(name, count): (&str, usize)| (name.to_owned(), count);
