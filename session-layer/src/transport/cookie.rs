@@ -25,13 +25,19 @@ pub enum SameSite {
     None,
 }
 
-impl fmt::Display for SameSite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl SameSite {
+    fn name(self) -> &'static str {
+        match self {
             Self::Strict => "Strict",
             Self::Lax => "Lax",
             Self::None => "None",
-        })
+        }
+    }
+}
+
+impl fmt::Display for SameSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -119,10 +125,10 @@ impl Cookie {
     }
 
     fn header(&self, value: &str, max_age: Option<u64>) -> HeaderValue {
-        let mut text = format!("{}={value}; Path={}; HttpOnly; SameSite={}", self.name, self.path, self.same_site);
-        if self.secure {
-            text.push_str("; Secure");
-        }
+        let secure = if self.secure { "; Secure" } else { "" };
+        let same_site = self.same_site.name();
+        let mut text =
+            [&self.name, "=", value, "; Path=", &self.path, "; HttpOnly; SameSite=", same_site, secure].concat();
         if let Some(domain) = &self.domain {
             text.push_str("; Domain=");
             text.push_str(domain);
