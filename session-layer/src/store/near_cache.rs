@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::id::SessionHandle;
@@ -103,15 +103,18 @@ impl NearCache {
         self.part(session).ticket(session)
     }
 
-    /// After it: keeps what was read, unless it may have changed since.
-    pub(crate) fn keep(&self, session: SessionHandle, ticket: Ticket, record: &Record) {
-        let attributes = record.attributes.iter();
-        let bytes = attributes.map(|(name, value)| ATTRIBUTE_BYTES + name.len() + value.len()).sum::<usize>();
-        // Of its own: a value that was read shares its buffer with everything that came in the same packet.
-        let copied = |(name, value): (&String, &Bytes)| (name.clone(), Bytes::copy_from_slice(value));
-        let record = Record { attributes: record.attributes.iter().map(copied).collect(), ..record.clone() };
-        let cached = Cached { record, since: Instant::now() };
-        self.part(&session).insert(session, ticket, cached, ENTRY_BYTES + bytes);
+    /// After it: keeps what was read, unless it may have changed since. What is kept, the record shares.
+    pub(crate) fn keep(&self, session: SessionHandle, ticket: Ticket, record: &mut Record) {
+        let mut bytes = ENTRY_BYTES;
+        // In a buffer of their own: values that were read share theirs with everything that came in the same packet.
+        let mut values = BytesMut::with_capacity(record.attributes.values().map(Bytes::len).sum());
+        for (name, value) in record.attributes.iter_mut() {
+            bytes += ATTRIBUTE_BYTES + name.len() + value.len();
+            values.extend_from_slice(value);
+            *value = values.split().freeze();
+        }
+        let cached = Cached { record: record.clone(), since: Instant::now() };
+        self.part(&session).insert(session, ticket, cached, bytes);
     }
 
     /// A session changed, or will have by the time that anybody looks.

@@ -257,7 +257,7 @@ fn cache() -> NearCache {
 
 fn put(cache: &NearCache, principal: Option<&str>) -> SessionHandle {
     let session = SessionId::random().handle();
-    cache.keep(session, cache.ticket(&session), &record(principal));
+    cache.keep(session, cache.ticket(&session), &mut record(principal));
     session
 }
 
@@ -289,13 +289,25 @@ async fn time_to_live_goes_on_and_ends_in_here_too() {
     assert_eq!(cache.get(&session, LONG), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_keeps_no_packet_in_memory() {
+    let (cache, session, packet) = (cache(), SessionId::random().handle(), Bytes::from(vec![b'1'; 8]));
+    let values = [("a", packet.slice(..3)), ("b", Bytes::new()), ("c", packet.slice(3..7))];
+    let mut read = Record { attributes: values.map(|(name, value)| (name.to_owned(), value)).into(), ..record(None) };
+    cache.keep(session, cache.ticket(&session), &mut read);
+    let kept = cache.get(&session, LONG).unwrap();
+    assert_eq!(kept, read);
+    assert_eq!([&kept.attributes["a"], &kept.attributes["b"], &kept.attributes["c"]], ["111", "", "1111"]);
+    assert!(packet.is_unique(), "neither the cache nor the request holds it");
+}
+
 #[tokio::test]
 async fn a_principals_sessions_are_dropped_together_and_what_is_on_its_way_is_not_kept() {
     let cache = cache();
     let (hers, his) = (put(&cache, Some("alice")), put(&cache, Some("bob")));
     let on_its_way = cache.ticket(&hers);
     cache.drop_principal("alice");
-    cache.keep(hers, on_its_way, &record(Some("alice")));
+    cache.keep(hers, on_its_way, &mut record(Some("alice")));
     assert_eq!(cache.get(&hers, LONG), None);
     assert!(cache.get(&his, LONG).is_some());
 }

@@ -158,9 +158,9 @@ impl RedisStore {
         let connection = tracking.as_deref().unwrap_or(&epoch.connection);
         let (fields, ttl) = self.attempt(epoch, connection.read(self.inner.keys.session(&session))).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
-        let loaded = reply::loaded(fields, ttl, epoch.clock())?;
+        let mut loaded = reply::loaded(fields, ttl, epoch.clock())?;
         // What is absent is not kept: most who ask for such a session never come again.
-        if let (Loaded::Alive(record), Some(_)) = (&loaded, &tracking) {
+        if let (Loaded::Alive(record), Some(_)) = (&mut loaded, &tracking) {
             cache.keep(session, ticket, record);
         }
         Ok(loaded)
