@@ -141,27 +141,30 @@ impl Slot {
 
     /// Loads the session, once for all who ask within this request.
     pub(crate) async fn load(&self) -> Result<(), SessionError> {
-        self.loaded
-            .get_or_try_init(|| async {
-                if self.presented().is_some() {
-                    // A commit of this request may change the session at the same time.
-                    let _order = self.flushing.lock().await;
-                    let seen = self.state().seen;
-                    if let Seen::Unseen(id) = seen {
-                        let copy = if self.config.copies { self.copy(&id).await } else { None };
-                        self.state().copied = copy.is_some();
-                        let loaded = match copy {
-                            Some(copy) => Loaded::Alive(copy),
-                            None => self.fetch(&id, &self.budget).await?,
-                        };
-                        self.state().see(id, loaded);
-                    }
-                }
-                self.state().read = true;
-                Ok(())
-            })
-            .await
-            .copied()
+        if self.presented().is_some() {
+            self.loaded.get_or_try_init(|| self.load_presented()).await?;
+        }
+        self.state().read = true;
+        Ok(())
+    }
+
+    async fn load_presented(&self) -> Result<(), SessionError> {
+        // A commit of this request may change the session at the same time.
+        let _order = self.flushing.lock().await;
+        let seen = self.state().seen;
+        if let Seen::Unseen(id) = seen {
+            let copy = if self.config.copies { self.copy(&id).await } else { None };
+            let copied = copy.is_some();
+            let loaded = match copy {
+                Some(copy) => Loaded::Alive(copy),
+                // Boxed: what asks the store is large, and whoever has a copy, or no cookie, need not carry it around.
+                None => Box::pin(self.fetch(&id, &self.budget)).await?,
+            };
+            let mut state = self.state();
+            state.copied = copied;
+            state.see(id, loaded);
+        }
+        Ok(())
     }
 
     /// The same, from the master, whatever this request has loaded so far.

@@ -301,7 +301,8 @@ impl SessionStore for RedisStore {
         let epoch = self.epoch().ok()?;
         let replica = epoch.replicas.pick()?;
         let read = self.attempt(&epoch, async { Ok(replica.read(self.inner.keys.session(&session)).await) });
-        let (fields, ttl) = read.await.ok()??;
+        // Boxed: it is large, and a copy from memory need not carry it around.
+        let (fields, ttl) = Box::pin(read).await.ok()??;
         let Ok(Loaded::Alive(record)) = reply::loaded(fields, ttl, epoch.clock()) else { return None };
         // Asked after the answer came: what was committed here before the question must be in it.
         let good = stands_in(record.version, wanted, recent.oldest(id));
