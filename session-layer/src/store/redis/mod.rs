@@ -6,6 +6,7 @@
 //! changes (`tracking`). Beside them `client`, for what no request waits for, and `observe`, for people to look at.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -156,7 +157,8 @@ impl RedisStore {
         let ticket = cache.ticket(&session);
         let tracking = epoch.tracking.connection();
         let connection = tracking.as_deref().unwrap_or(&epoch.connection);
-        let (fields, ttl) = self.attempt(epoch, connection.read(self.inner.keys.session(&session))).await?;
+        let read = pin!(connection.read(self.inner.keys.session(&session)));
+        let (fields, ttl) = self.attempt(epoch, read).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
         let mut loaded = reply::loaded(fields, ttl, epoch.clock())?;
         // What is absent is not kept: most who ask for such a session never come again.
@@ -172,10 +174,11 @@ impl RedisStore {
         let deadline = || epoch.clock().redis_micros(commit.deadline);
         let arguments = || scripts::arguments(&self.inner.keys, commit, session, deadline());
         if !commit.durable {
-            let answer = self.attempt(&epoch, epoch.run(script, arguments)).await?;
+            let call = pin!(epoch.run(script, arguments));
+            let answer = self.attempt(&epoch, call).await?;
             return reply::committed(answer, commit);
         }
-        let call = epoch.run_durable(script, commit.deadline, arguments);
+        let call = pin!(epoch.run_durable(script, commit.deadline, arguments));
         let (answer, on_replicas) = self.attempt(&epoch, call).await?;
         Ok(match reply::committed(answer, commit)? {
             Reply::Applied { version, counters, history, .. } => {
@@ -185,7 +188,8 @@ impl RedisStore {
         })
     }
 
-    /// One attempt: it ends with the epoch at the latest.
+    /// One attempt: it ends with the epoch at the latest. A call that comes by value is kept twice in here, which those of every request
+    /// are too large for: they come pinned.
     async fn attempt<T>(
         &self,
         epoch: &Arc<Epoch>,
@@ -233,8 +237,8 @@ impl SessionStore for RedisStore {
         if let Some(cache) = &self.inner.near_cache {
             return self.load_and_keep(id, cache, &epoch).await;
         }
-        let key = self.inner.keys.session(&id.handle());
-        let (fields, ttl) = self.attempt(&epoch, epoch.connection.read(key)).await?;
+        let read = pin!(epoch.connection.read(self.inner.keys.session(&id.handle())));
+        let (fields, ttl) = self.attempt(&epoch, read).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
         reply::loaded(fields, ttl, epoch.clock())
     }
