@@ -186,7 +186,7 @@ fn a_secret_is_the_same_one_wherever_it_stands() {
     std::fs::remove_file(&file).unwrap();
     let node = [("REDIS_URL", "memory:"), ("SESSION_SECRET", &padded), ("SESSION_ACCEPTED_SECRETS", &padded)];
     let sessions = read(&node).unwrap().sessions;
-    assert_eq!(sessions.accepted, [sessions.secret.clone()]);
+    assert_eq!(sessions.accepted, std::slice::from_ref(&sessions.secret));
     assert_eq!(of_file.unwrap().sessions.secret, sessions.secret);
 }
 
