@@ -40,13 +40,14 @@ pub async fn the_list_follows_a_renewal(store: Arc<impl SessionStore>) {
     let alice = somebody();
     let id = log_in(&store, alice).await;
     let since = list(&store, alice).await[0].logged_in_on;
-    pause().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let to = id.successor();
     draft(Action::Renew(id, to, Renewal::Keep)).applied(&store).await;
     let sessions = list(&store, alice).await;
     assert_eq!(sessions.len(), 1);
     assert_eq!(sessions[0].handle, to.handle());
-    assert!(sessions[0].logged_in_on.duration_since(since).unwrap_or_default() < Duration::from_millis(15));
+    // A store may learn meanwhile how far its server's clock is from ours.
+    assert!(sessions[0].logged_in_on.duration_since(since).unwrap_or_default() < Duration::from_millis(250));
 }
 
 /// Destroyed, or replaced by a session of nobody.
@@ -78,7 +79,7 @@ pub async fn a_session_of_another_principal_moves_lists(store: Arc<impl SessionS
 pub async fn what_expires_is_no_longer_listed(store: Arc<impl SessionStore>) {
     let alice = somebody();
     let short = SessionId::random();
-    let idle_timeout = Duration::from_millis(300);
+    let idle_timeout = Duration::from_secs(1);
     let start = Start { principal: Some(alice.into()), idle_timeout, ..start() };
     let stays = log_in(&store, alice).await;
     draft(Action::Create(short, start)).applied(&store).await;
@@ -92,15 +93,16 @@ pub async fn what_expires_is_no_longer_listed(store: Arc<impl SessionStore>) {
 
 /// The list lives as long as the session, whatever prolongs it, and nothing else does.
 pub async fn prolonging_keeps_a_session_listed(store: Arc<impl SessionStore>) {
-    for touch in [true, false] {
+    let prolong = async |touch: bool| {
         let alice = somebody();
-        let idle_timeout = Duration::from_millis(600);
+        // Longer than a busy machine stands still.
+        let idle_timeout = Duration::from_secs(3);
         let start = Start { principal: Some(alice.into()), idle_timeout, ..start() };
         let id = SessionId::random();
         draft(Action::Create(id, start)).applied(&store).await;
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_millis(1300) {
-            until_ttl_is_below(&store, &id, Duration::from_millis(450)).await;
+        while begun.elapsed() < idle_timeout + Duration::from_millis(300) {
+            until_ttl_is_below(&store, &id, idle_timeout - Duration::from_millis(300)).await;
             if touch {
                 store.touch(&id).await.unwrap();
             } else {
@@ -108,7 +110,8 @@ pub async fn prolonging_keeps_a_session_listed(store: Arc<impl SessionStore>) {
             }
         }
         assert_eq!(listed(&store, alice).await, [id.handle()], "prolonged by touches: {touch}");
-    }
+    };
+    tokio::join!(prolong(true), prolong(false));
 }
 
 /// A handle of somebody else's session ends nothing.
