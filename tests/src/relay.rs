@@ -264,6 +264,7 @@ pub(crate) mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         client.read_exact(&mut [0; 100]).await.unwrap();
-        assert!(started.elapsed() >= latency && started.elapsed() < latency * 5, "{:?}", started.elapsed());
+        // One after the other they would take twenty times as long.
+        assert!(started.elapsed() >= latency && started.elapsed() < latency * 20, "{:?}", started.elapsed());
     }
 }

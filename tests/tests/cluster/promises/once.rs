@@ -8,8 +8,8 @@ use cluster_tests::lossy::Lossy;
 use cluster_tests::redis::{Machine, Signal};
 use cluster_tests::wait::{ensure, eventually};
 use session_layer::{LazySession, Session};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::{Answer, Browser, Node, Place, measured, times};
@@ -209,57 +209,68 @@ const BUDGET: Duration = Duration::from_millis(400);
 
 /// All that a request can change, each on a session of its own, waiting for the word before it is committed.
 struct Waiting {
-    requests: Vec<tokio::task::JoinHandle<Answer>>,
+    requests: Vec<JoinHandle<Answer>>,
     go: watch::Sender<bool>,
 }
 
 impl Waiting {
-    async fn park(nodes: &[Node; 2], of_each: usize) -> Self {
-        let (go, arrived) = (watch::Sender::new(false), Arc::new(Semaphore::new(0)));
-        let park = || {
-            let (mut go, arrived) = (go.subscribe(), Arc::clone(&arrived));
-            async move {
-                arrived.add_permits(1);
-                go.wait_for(|go| *go).await.expect("the test goes on");
-            }
-        };
+    /// `patient` prepares the sessions; so little time as `nodes` have is meant for what comes after that.
+    async fn park(patient: &Node, nodes: &[Node; 2], of_each: usize) -> Self {
+        let go = watch::Sender::new(false);
         let mut requests = Vec::new();
         for what in ["insert", "count", "update", "log_in", "log_out", "cycle", "create", "blind"] {
             for i in 0..of_each {
                 let browser = Browser::default();
                 if what != "create" {
-                    browser.insert(&nodes[0], "cart", "tea").await.expect(200);
+                    browser.insert(patient, "cart", "tea").await.expect(200);
                 }
                 if what == "log_out" {
-                    browser.log_in(&nodes[0], "alice").await.expect(200);
+                    browser.log_in(patient, "alice").await.expect(200);
                 }
-                let parked = park();
-                if what == "blind" {
-                    let act = async move |session: LazySession| {
-                        parked.await;
-                        session.insert("late", true)?;
-                        Ok(String::new())
-                    };
-                    requests.push(tokio::spawn(browser.send_lazy(&nodes[i % 2], act)));
-                    continue;
-                }
-                let act = async move |session: Session| {
-                    parked.await;
-                    match what {
-                        "count" => session.increment("late", 1)?,
-                        "update" => session.update("cart", |cart: &mut Option<String>| *cart = None).await?,
-                        "log_in" => session.log_in("late")?,
-                        "log_out" => session.log_out()?,
-                        "cycle" => session.cycle_id()?,
-                        _ => session.insert("late", true)?,
+                let request = loop {
+                    let (here, parked) = oneshot::channel();
+                    let request = Self::request(what, &browser, &nodes[i % 2], here, go.subscribe());
+                    // One that could not even load its session in time changes nothing either, and is not meant here.
+                    if parked.await.is_ok() {
+                        break request;
                     }
-                    Ok(String::new())
                 };
-                requests.push(tokio::spawn(browser.send(&nodes[i % 2], act)));
+                requests.push(request);
             }
         }
-        arrived.acquire_many(u32::try_from(requests.len()).expect("few")).await.expect("open").forget();
         Self { requests, go }
+    }
+
+    fn request(
+        what: &'static str,
+        browser: &Browser,
+        node: &Node,
+        here: oneshot::Sender<()>,
+        mut go: watch::Receiver<bool>,
+    ) -> JoinHandle<Answer> {
+        let parked = async move {
+            here.send(()).expect("the test waits for it");
+            go.wait_for(|go| *go).await.expect("the test goes on");
+        };
+        if what == "blind" {
+            return tokio::spawn(browser.send_lazy(node, async move |session: LazySession| {
+                parked.await;
+                session.insert("late", true)?;
+                Ok(String::new())
+            }));
+        }
+        tokio::spawn(browser.send(node, async move |session: Session| {
+            parked.await;
+            match what {
+                "count" => session.increment("late", 1)?,
+                "update" => session.update("cart", |cart: &mut Option<String>| *cart = None).await?,
+                "log_in" => session.log_in("late")?,
+                "log_out" => session.log_out()?,
+                "cycle" => session.cycle_id()?,
+                _ => session.insert("late", true)?,
+            }
+            Ok(String::new())
+        }))
     }
 
     /// Lets them commit to a frozen server: all give up, in time, and no browser is told anything.
@@ -272,7 +283,8 @@ impl Waiting {
             answer.expect(503).without_cookie();
         }
         let took = started.elapsed();
-        assert!((BUDGET..BUDGET * 4).contains(&took), "a budget of {BUDGET:?} was over after {took:?}");
+        // The budget by default, were this one forgotten, is 5 s.
+        assert!((BUDGET..BUDGET * 10).contains(&took), "a budget of {BUDGET:?} was over after {took:?}");
     }
 }
 
@@ -281,9 +293,9 @@ async fn an_attempt_given_up_at_the_end_of_the_budget_never_applies() {
     let machine = Machine::with_redis(&[]).await;
     let place = Place::on(machine.port(0));
     let node = async || Node::with(&place, |layer| layer.budget(BUDGET)).await;
-    let nodes = [node().await, node().await];
+    let (patient, nodes) = (Node::start(&place).await, [node().await, node().await]);
     for of_each in [5, times(5, 50)] {
-        let waiting = Waiting::park(&nodes, of_each).await;
+        let waiting = Waiting::park(&patient, &nodes, of_each).await;
         let all = waiting.requests.len() as u64;
         let before = place.content().await;
         let mut admin = machine.admin().await;
@@ -302,7 +314,7 @@ async fn an_attempt_given_up_at_the_end_of_the_budget_never_applies() {
     }
 
     // Longer than that: the connections are given up as well, before anything else can be sent on them.
-    let waiting = Waiting::park(&nodes, 5).await;
+    let waiting = Waiting::park(&patient, &nodes, 5).await;
     let before = place.content().await;
     machine.signal(machine.port(0), Signal::Stop).await;
     waiting.give_up().await;

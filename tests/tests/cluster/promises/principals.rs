@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cluster_tests::lossy::Lossy;
+use cluster_tests::redis::Machine;
 use cluster_tests::wait::{ensure, eventually};
 use session_layer::{AboveLimit, Session, SessionError, SessionHandle};
 use tokio::runtime;
@@ -290,7 +291,9 @@ async fn clients(place: &Place) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_dies_between_any_two_commands_leaves_the_lists_exact() {
-    let place = Place::shared().await;
+    // Of its own: the connections of other tests come and go as they like.
+    let machine = Machine::with_redis(&[]).await;
+    let place = Place::on(machine.port(0));
     let survivor = Node::with(&place, |layer| layer.max_sessions_per_principal(2, AboveLimit::EvictOldest)).await;
     let mut deaths = 0;
     let before = clients(&place).await;

@@ -256,9 +256,12 @@ async fn an_outage_costs_few_attempts_to_connect_at_random_intervals_however_lon
         let (least, longest) = (*gaps.iter().min().expect("gaps"), *gaps.iter().max().expect("gaps"));
         println!("{what}: {a_second:.1} attempts a second, {least:.0?} to {longest:.0?} apart");
         assert!(a_second <= most, "{what}: {a_second}");
-        // The last gap is as short as the first: no growing pauses, after which a long outage would be noticed to be over late.
-        let last = *gaps.last().expect("gaps");
-        assert!(last < Duration::from_secs(1) && longest < Duration::from_secs(3), "{what}: {gaps:?}");
+        // Later gaps are as short as the first: no growing pauses, after which a long outage would be noticed to be over late. The
+        // middle one of them, since a busy machine may stretch any.
+        let mut later = gaps[gaps.len() / 2..].to_vec();
+        later.sort();
+        let usual = later[later.len() / 2];
+        assert!(usual < Duration::from_secs(1) && longest < Duration::from_secs(3), "{what}: {gaps:?}");
         let different: BTreeSet<u128> = gaps.iter().map(|gap| gap.as_millis()).collect();
         assert!(different.len() > 2, "{what}: nodes would come in step: {gaps:?}");
     }
