@@ -8,6 +8,10 @@ use crate::wait::{ensure, eventually};
 
 const WHILE: Duration = Duration::from_secs(30);
 
+/// Longer than any failover. It takes 3 s; but sentinels that did not agree on who of them leads it try again after 20 s, and on a busy
+/// machine that happens.
+pub const FAILOVER: Duration = Duration::from_secs(60);
+
 /// Three servers and three sentinels, with the settings of the reference cluster where they matter.
 pub struct Watched {
     /// Its servers are 0 to 2, the first one the master, its sentinels 3 to 5.
@@ -113,7 +117,7 @@ impl Watched {
 
     /// Waits for a master that is not server 0, as the servers themselves see it.
     pub async fn until_promoted(&self) -> usize {
-        eventually("another master", WHILE, async || {
+        eventually("another master", FAILOVER, async || {
             for server in [1, 2] {
                 if self.ask(server, &["ROLE"]).await?.contains("master") {
                     return Ok(server);

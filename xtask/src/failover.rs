@@ -18,13 +18,13 @@ use crate::running::{Running, SENTINELS, eventually};
 use crate::settings::Settings;
 use crate::shell::{command, read};
 
-/// Within this another server is master.
-const ELECTED: Duration = Duration::from_secs(20);
+/// Within this another server is master. Sentinels that did not agree on who of them leads the failover try again after 20 s.
+const ELECTED: Duration = Duration::from_secs(60);
 /// How long a master that comes back may take to be a replica: the sentinels take 10 to 12 seconds to demote one that was
 /// asleep, and a killed one has its data to read.
 const DEMOTED: Duration = Duration::from_secs(60);
 /// A round, at most.
-const ROUND: Duration = Duration::from_secs(150);
+const ROUND: Duration = Duration::from_secs(200);
 
 pub(crate) fn failover(project: Option<String>, by: Fault, under: Under) -> Result<()> {
     let cluster = Running::find(project, &Settings::load()?)?;

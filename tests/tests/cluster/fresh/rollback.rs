@@ -1,7 +1,5 @@
-use std::time::Duration;
-
 use cluster_tests::redis::Signal;
-use cluster_tests::watched::Watched;
+use cluster_tests::watched::{FAILOVER, Watched};
 use session_layer::SessionEvent;
 
 use super::{Browser, Node};
@@ -27,10 +25,7 @@ async fn lose(cluster: &Watched, write: impl AsyncFnOnce()) {
 async fn an_acknowledged_write_that_a_failover_lost_is_reported_at_the_sessions_next_request() {
     let cluster = Watched::start().await;
     let url = cluster.url();
-    let start = || {
-        let patient = Duration::from_secs(20);
-        Node::start(&url, |store| store, move |layer| layer.rollback_detection(true).budget(patient))
-    };
+    let start = || Node::start(&url, |store| store, move |layer| layer.rollback_detection(true).budget(FAILOVER));
     let (node, other) = (start().await, start().await);
     let [reads, writes, keeps] = [Browser::default(), Browser::default(), Browser::default()];
     for browser in [&reads, &writes, &keeps] {

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use cluster_tests::browser::Site;
 use cluster_tests::ports;
 use cluster_tests::wait::{ensure, eventually};
+use cluster_tests::watched::FAILOVER;
 use fantoccini::elements::Element;
 use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
@@ -19,8 +20,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// For what a page shows when something has happened.
-pub(super) const SOON: Duration = Duration::from_secs(20);
+/// For what a page shows when something has happened; a failover may take this long.
+pub(super) const SOON: Duration = FAILOVER;
 
 /// The size of a window, and what it stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cluster_tests::redis::{MASTER_NAME, Machine, Signal};
 use cluster_tests::wait::{ensure, eventually};
-use cluster_tests::watched::Watched as Cluster;
+use cluster_tests::watched::{FAILOVER, Watched as Cluster};
 use session_layer::SessionId;
-use session_layer::store::{RedisStore, Reply, SessionStore};
+use session_layer::store::{Commit, RedisStore, Reply, SessionStore};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,6 +15,13 @@ use tokio::time::Instant;
 use super::{add, attributes, cause, connected, create, patiently};
 
 const WHILE: Duration = Duration::from_secs(30);
+/// How soon a new master is followed, three times that.
+const FOLLOWED: Duration = Duration::from_secs(3);
+
+/// Adds one, and may be repeated all the while.
+fn patient_add(id: SessionId, name: &str) -> Commit {
+    Commit { deadline: Instant::now() + FAILOVER, remember: FAILOVER * 2, ..add(id, name, 1) }
+}
 
 /// Counts in one session, and notes when it last could.
 struct Writer {
@@ -44,8 +51,8 @@ impl Writer {
             let mut last = Instant::now();
             while !*stopped.borrow() {
                 let started = Instant::now();
-                let commit = add(id, "n", 1);
-                let answer = patiently(&store, Duration::from_secs(14), || store.commit(&commit)).await;
+                let commit = patient_add(id, "n");
+                let answer = patiently(&store, FAILOVER, || store.commit(&commit)).await;
                 match answer {
                     Ok(Reply::Applied { counters, .. }) => {
                         written.count += 1;
@@ -73,8 +80,8 @@ impl Writer {
 }
 
 async fn until_it_writes(store: &RedisStore, id: SessionId) {
-    let commit = add(id, "other", 1);
-    let answer = patiently(store, Duration::from_secs(14), || store.commit(&commit)).await;
+    let commit = patient_add(id, "other");
+    let answer = patiently(store, FAILOVER, || store.commit(&commit)).await;
     assert!(matches!(answer, Ok(Reply::Applied { .. })), "{:?}", answer.map_err(|error| cause(&error)));
 }
 
@@ -85,15 +92,18 @@ async fn a_killed_master_is_a_pause_and_loses_nothing() {
     let id = create(&store).await;
     let writer = Writer::start(&store, id);
     tokio::time::sleep(Duration::from_millis(500)).await;
+    let gone = Instant::now();
     cluster.signal(0, Signal::Kill).await;
     cluster.until_promoted().await;
+    let elected = gone.elapsed();
     until_it_writes(&store, id).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let written = writer.finish().await;
-    println!("master killed: {} commits, {} lost, gap {:?}", written.count, written.lost, written.gap);
-    assert!(written.lost <= 1, "{}", written.lost);
-    assert_eq!(attributes(&store, &id).await["n"], (written.count - written.lost).to_string());
-    assert!(written.gap < Duration::from_secs(5), "{:?}", written.gap);
+    let (count, lost, gap) = (written.count, written.lost, written.gap);
+    println!("master killed: elected after {elected:?}; {count} commits, {lost} lost, gap {gap:?}");
+    assert!(lost <= 1, "{lost}");
+    assert_eq!(attributes(&store, &id).await["n"], (count - lost).to_string());
+    assert!(gap < elected + FOLLOWED, "{gap:?}, elected after {elected:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,8 +113,10 @@ async fn a_frozen_master_is_a_pause_and_its_waking_takes_nothing_along() {
     let id = create(&store).await;
     let writer = Writer::start(&store, id);
     tokio::time::sleep(Duration::from_millis(500)).await;
+    let gone = Instant::now();
     cluster.signal(0, Signal::Stop).await;
     let master = cluster.until_promoted().await;
+    let elected = gone.elapsed();
     until_it_writes(&store, id).await;
     // A node that starts now, while the old master wakes, must not fall for it either.
     cluster.signal(0, Signal::Continue).await;
@@ -114,11 +126,12 @@ async fn a_frozen_master_is_a_pause_and_its_waking_takes_nothing_along() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let written = writer.finish().await;
-    println!("master frozen: {} commits, {} lost, gap {:?}", written.count, written.lost, written.gap);
-    assert!(written.lost <= 1, "{}", written.lost);
-    assert_eq!(attributes(&store, &id).await["n"], (written.count - written.lost).to_string());
+    let (count, lost, gap) = (written.count, written.lost, written.gap);
+    println!("master frozen: elected after {elected:?}; {count} commits, {lost} lost, gap {gap:?}");
+    assert!(lost <= 1, "{lost}");
+    assert_eq!(attributes(&store, &id).await["n"], (count - lost).to_string());
     assert_eq!(attributes(&store, &id).await["other"], "21");
-    assert!(written.gap < Duration::from_secs(5), "{:?}", written.gap);
+    assert!(gap < elected + FOLLOWED, "{gap:?}, elected after {elected:?}");
     // Both stores write, and neither to the old one.
     assert!(!cluster.clients(master).await.is_empty());
     assert_eq!(cluster.clients(0).await, BTreeSet::new());
@@ -133,14 +146,17 @@ async fn a_master_may_take_a_sentinel_along() {
     let writer = Writer::start(&store, id);
     tokio::time::sleep(Duration::from_millis(300)).await;
     cluster.signal(3, Signal::Stop).await;
+    let gone = Instant::now();
     cluster.signal(0, Signal::Stop).await;
     cluster.until_promoted().await;
+    let elected = gone.elapsed();
     until_it_writes(&store, id).await;
     let written = writer.finish().await;
-    println!("master and a sentinel frozen: {} commits, {} lost, gap {:?}", written.count, written.lost, written.gap);
-    assert!(written.lost <= 1, "{}", written.lost);
-    assert_eq!(attributes(&store, &id).await["n"], (written.count - written.lost).to_string());
-    assert!(written.gap < Duration::from_secs(6), "{:?}", written.gap);
+    let (count, lost, gap) = (written.count, written.lost, written.gap);
+    println!("master and a sentinel frozen: elected after {elected:?}; {count} commits, {lost} lost, gap {gap:?}");
+    assert!(lost <= 1, "{lost}");
+    assert_eq!(attributes(&store, &id).await["n"], (count - lost).to_string());
+    assert!(gap < elected + FOLLOWED, "{gap:?}, elected after {elected:?}");
 }
 
 /// Sentinel demotes the old master only after it has promoted the new one, and itself learns of the promotion up to a second late.
@@ -165,7 +181,7 @@ async fn a_failover_that_an_operator_orders_is_followed() {
     let written = writer.finish().await;
     let (count, lost, gap) = (written.count, written.lost, written.gap);
     println!("failover ordered: followed after {followed:?}; {count} commits, {lost} lost, gap {gap:?}");
-    assert!(followed < Duration::from_secs(3), "{followed:?}");
+    assert!(followed < FOLLOWED, "{followed:?}");
 }
 
 /// What became of a cluster that stood still for a while.
@@ -193,7 +209,7 @@ async fn freeze_and_wake(processes: &[usize]) -> Woken {
     for _ in 0..7 {
         let asked = Instant::now();
         assert!(store.load(&id).await.expect_err("all are frozen").is_unavailable());
-        assert!(asked.elapsed() < Duration::from_millis(1200), "{:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
         tokio::time::sleep_until(asked + Duration::from_secs(1)).await;
     }
     for process in processes {
@@ -233,7 +249,7 @@ async fn a_whole_cluster_that_wakes_is_used_within_a_second_and_nothing_is_lost(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_that_wake_are_used_within_a_second_and_lose_nothing_unless_there_is_an_election() {
     let woken = freeze_and_wake(&Cluster::SERVERS).await;
-    assert!(woken.writes < Duration::from_secs(3), "{:?}", woken.writes);
+    assert!(woken.elected || woken.writes < Duration::from_secs(3), "{:?}", woken.writes);
     assert!(woken.n <= woken.written.count && (woken.elected || woken.n == woken.written.count), "{}", woken.n);
 }
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use cluster_tests::redis::Signal;
 use cluster_tests::wait::{ensure, eventually};
-use cluster_tests::watched::Watched as Cluster;
+use cluster_tests::watched::{FAILOVER, Watched as Cluster};
 use session_layer::store::{Observation, Observed, Observer, RedisStore, Replication, SentinelEvent};
 use tokio::time::{Instant, timeout};
 
-const WHILE: Duration = Duration::from_secs(30);
+const WHILE: Duration = FAILOVER;
 
 async fn seen(observer: &Observer, what: &str, check: impl Fn(&Observation) -> bool) -> Observation {
     eventually(what, WHILE, async || {
