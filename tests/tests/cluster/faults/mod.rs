@@ -15,9 +15,11 @@ mod redis; // one Redis: it forgets, is full, changes its password
 
 mod wire; // what lies between a node and Redis: slow, and torn
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cluster_tests::browser::{Browser, Site};
+use cluster_tests::cluster::NODES;
 use cluster_tests::wait::{ensure, eventually};
 use http::Method;
 use load::driver::{Load, Plan};
@@ -74,13 +76,15 @@ impl UnderLoad {
         self.over = self.load.elapsed();
         let probe = Browser::new();
         eventually("both nodes write again", WHILE, async || {
-            for turn in 0..4 {
-                // The nodes take turns, but with others in between: not all four go to one of them.
+            // The nodes take turns, with others in between.
+            let mut nodes = BTreeSet::new();
+            for turn in 0..8 {
                 let path = format!("/api/session/attributes/probe{turn}");
                 let answer = probe.send(self.site, Method::PUT, &path, &[], "1".into()).await?;
                 ensure(answer.status == 204, || format!("{answer:?}"))?;
+                nodes.extend(answer.node().map(str::to_owned));
             }
-            Ok(())
+            ensure(nodes.len() == NODES.len(), || format!("only {nodes:?} answered"))
         })
         .await;
         self.recovered = self.load.elapsed();
