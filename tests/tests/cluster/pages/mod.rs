@@ -115,7 +115,8 @@ async fn the_schemes_lose_a_login_or_keep_it_as_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_ended_from_another() {
-    let cluster = cluster::shared().await;
+    // It ends whatever other tests have of alice's.
+    let cluster = cluster::alone().await;
     let (phone, desk) = (Chromium::open(cluster.nginx()).await, Chromium::open(cluster.nginx()).await);
     for browser in [&phone, &desk] {
         browser.goto("/account/sessions").await;
