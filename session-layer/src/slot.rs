@@ -209,11 +209,17 @@ impl Slot {
         let late = self.late_budget();
         let loaded = self.fetch(&id, late.as_ref().unwrap_or(&self.budget)).await?;
         let mut state = self.state();
-        state.copied = false;
+        let was_copied = std::mem::take(&mut state.copied);
         match loaded {
             Loaded::Alive(record) => state.record = Some(record),
-            // `seen` stays: to a request that knew it alive, a session that ended is a conflict and no reason to start another.
-            Loaded::Absent | Loaded::Ended { .. } => state.record = None,
+            Loaded::Absent | Loaded::Ended { .. } => {
+                state.record = None;
+                // Else `seen` stays: to a request that knew it alive, a session that ended is a conflict and no reason to start another.
+                // That a copy showed it is no such knowledge.
+                if was_copied && state.committed.is_none() {
+                    state.see(id, loaded);
+                }
+            }
         }
         Ok(state.record.is_some())
     }

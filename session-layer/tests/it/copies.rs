@@ -221,3 +221,17 @@ async fn what_was_changed_on_a_node_that_detects_rollbacks_is_seen_on_one_that_h
     browser.at(&App::new(detecting)).run("insert n 2").await.expect(200);
     browser.run("get n").await.says("2");
 }
+
+/// As if the master had been asked at once, also where somebody on the request's way was content with a copy.
+#[tokio::test]
+async fn who_is_strict_finds_that_a_session_has_ended_which_a_copy_still_shows() {
+    for path in ["/strict", "/mixed"] {
+        let (_, _, browser) = settled().await;
+        browser.copy().run("log_out").await.expect(200);
+        browser.run("ended; exists").await.says("false true");
+        let strictly = |ops| browser.send(browser.request(path, ops));
+        strictly("ended; exists").await.says("true false");
+        strictly("insert n 2").await.expect(409).without_cookie();
+        assert!(!strictly("log_in alice").await.expect(200).set_cookies().is_empty(), "{path}");
+    }
+}
