@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cluster_tests::door::Door;
 use cluster_tests::lossy::Lossy;
 use cluster_tests::node::Node;
 use cluster_tests::ports;
 use cluster_tests::redis::{Machine, Redis};
+use cluster_tests::wait::{ensure, eventually};
 
-use super::UnderLoad;
+use super::{UnderLoad, WHILE};
 
 /// What the nodes, which are not optimised, do with ease on a busy machine.
 const RATE: u32 = 40;
@@ -53,6 +58,15 @@ impl Private {
         self.connections_with(&mut self.machine.admin().await).await
     }
 
+    /// The same, as soon as both have one.
+    pub(super) async fn each_is_connected(&self) -> BTreeSet<String> {
+        eventually("a connection of each node", WHILE, async || {
+            let connections = self.connections().await;
+            ensure(connections.len() == self.nodes.len(), || format!("{connections:?}")).map(|()| connections)
+        })
+        .await
+    }
+
     /// The same, over a connection that may ask.
     pub(super) async fn connections_with(&self, admin: &mut Redis) -> BTreeSet<String> {
         let list = admin.command(&["CLIENT", "LIST", "TYPE", "normal"]).await;
@@ -65,6 +79,34 @@ impl Private {
         for node in &self.nodes {
             assert_eq!(node.panics(), Vec::<String>::new());
         }
+    }
+}
+
+/// Notes for how long this machine stood still, or had no time for this process.
+pub(super) struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    pub(super) fn watch() -> Self {
+        let longest = Arc::new(AtomicU64::new(0));
+        let noted = Arc::downgrade(&longest);
+        thread::spawn(move || {
+            const STEP: Duration = Duration::from_millis(10);
+            while let Some(longest) = noted.upgrade() {
+                let began = Instant::now();
+                thread::sleep(STEP);
+                longest.fetch_max(began.elapsed().saturating_sub(STEP).as_millis() as u64, Ordering::Relaxed);
+            }
+        });
+        Self(longest)
+    }
+
+    /// Nodes kept their connections to Redis: they leave one that does not answer for 700 ms. A machine that stands still for much of
+    /// that, when an answer takes 200 already, makes it such a one.
+    #[track_caller]
+    pub(super) fn kept(&self, before: &BTreeSet<String>, after: &BTreeSet<String>, why: &str) {
+        let still = Duration::from_millis(self.0.load(Ordering::Relaxed));
+        println!("this machine stood still for {still:?}");
+        assert!(before == after || still > Duration::from_millis(250), "{why}: {before:?}, {after:?}");
     }
 }
 
