@@ -21,7 +21,8 @@ pin_project! {
         #[pin]
         inner: F,
         slot: Arc<Slot>,
-        committing: Option<Committing<B>>,
+        // Boxed: most requests commit nothing, and every one is moved around with this.
+        committing: Option<Box<Committing<B>>>,
     }
 
     impl<F, B> PinnedDrop for ResponseFuture<F, B> {
@@ -29,9 +30,9 @@ pin_project! {
             let this = this.project();
             // The client has gone or the handler failed: what a task of it still changes has nobody to answer for it.
             this.slot.seal();
-            if let Some(Committing { commit, runtime, .. }) = this.committing.take() {
+            if let Some(committing) = this.committing.take() {
                 // A commit that has begun runs to its end even if the client goes.
-                runtime.spawn(commit);
+                committing.runtime.spawn(committing.commit);
             }
         }
     }
@@ -59,32 +60,29 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut committing = match this.committing.take() {
-            Some(committing) => committing,
-            None => {
-                let response = ready!(this.inner.poll(cx))?;
-                if this.slot.is_untouched() {
-                    return Poll::Ready(Ok(response));
-                }
-                let (head, body) = response.into_parts();
-                let commit = this.slot.conclude(&head);
-                let response = Response::from_parts(head, body);
-                match commit {
-                    None => return Poll::Ready(Ok(finish(response, Ok(()), this.slot))),
-                    Some(commit) => Committing { response, commit, runtime: Handle::current() },
+        if this.committing.is_none() {
+            let response = ready!(this.inner.poll(cx))?;
+            if this.slot.is_untouched() {
+                return Poll::Ready(Ok(response));
+            }
+            let (head, body) = response.into_parts();
+            let commit = this.slot.conclude(&head);
+            let response = Response::from_parts(head, body);
+            match commit {
+                None => return Poll::Ready(Ok(finish(response, Ok(()), this.slot))),
+                Some(commit) => {
+                    let runtime = Handle::current();
+                    *this.committing = Some(Box::new(Committing { response, commit, runtime }));
                 }
             }
-        };
+        }
+        let Some(committing) = this.committing else { unreachable!("set above") };
         // A store that panics is one whose answer was lost.
         let outcome = catch_unwind(AssertUnwindSafe(|| committing.commit.as_mut().poll(cx)))
             .unwrap_or_else(|_panic| Poll::Ready(Err(SessionError::unavailable(None))));
-        match outcome {
-            Poll::Ready(outcome) => Poll::Ready(Ok(finish(committing.response, outcome, this.slot))),
-            Poll::Pending => {
-                *this.committing = Some(committing);
-                Poll::Pending
-            }
-        }
+        let outcome = ready!(outcome);
+        let Some(committing) = this.committing.take() else { unreachable!("set above") };
+        Poll::Ready(Ok(finish(committing.response, outcome, this.slot)))
     }
 }
 
