@@ -101,6 +101,10 @@ fn problem_of(response: &Response) -> Option<Problem> {
 }
 
 fn detail(error: &SessionError) -> String {
+    if error.is_refused() {
+        return "The session store refused to save this; its operator finds the reason in this server's log. Please try again later."
+            .to_owned();
+    }
     if error.is_unavailable() {
         return "The session store does not answer at the moment. If you changed something, it is not known whether that was \
                 saved. Please try again shortly."

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::error::{Kind, SessionError};
 use crate::id::random_bytes;
 use crate::store::{BoxFuture, ErasedStore, StoreError};
-use crate::telemetry;
+use crate::telemetry::StoreReports;
 
 /// What is left of the time that one request may wait for the store; the handler's own time does not count.
 pub(crate) struct Budget(AtomicU64);
@@ -38,11 +38,12 @@ fn nanos(duration: Duration) -> u64 {
 pub(crate) struct Waiters {
     max: usize,
     now: AtomicUsize,
+    reports: StoreReports,
 }
 
 impl Waiters {
     pub(crate) fn new(max: usize) -> Self {
-        Self { max, now: AtomicUsize::new(0) }
+        Self { max, now: AtomicUsize::new(0), reports: StoreReports::default() }
     }
 
     fn enter(&self) -> Option<Waiting<'_>> {
@@ -80,7 +81,10 @@ pub(crate) async fn persist<'a, T>(
         match timeout_at(deadline, attempt()).await {
             Err(_elapsed) => break,
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) if !error.is_unavailable() => return Err(SessionError::unavailable(Some(error))),
+            Ok(Err(error)) if !error.is_unavailable() => {
+                waiters.reports.refused(&error);
+                return Err(SessionError::refused(error));
+            }
             Ok(Err(error)) => last = Some(error),
         }
         if waiting.is_none() {
@@ -94,7 +98,7 @@ pub(crate) async fn persist<'a, T>(
             break;
         }
     }
-    telemetry::store_gave_up(last.as_ref(), started.elapsed());
+    waiters.reports.gave_up(last.as_ref(), started.elapsed());
     Err(SessionError::unavailable(last))
 }
 

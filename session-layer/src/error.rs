@@ -31,6 +31,7 @@ pub struct SessionError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
     Unavailable,
+    Refused,
     Busy,
     Gone,
     RolledBack,
@@ -68,9 +69,29 @@ impl SessionError {
         Self { kind: Kind::Unavailable, source: source.map(Arc::new) }
     }
 
-    /// The store did not answer within the budget, or refused; whether a change was applied is not known. 503.
+    pub(crate) fn refused(source: StoreError) -> Self {
+        Self { kind: Kind::Refused, source: Some(Arc::new(source)) }
+    }
+
+    /// Returns whether the store did not do its part: it did not answer within the budget, too many requests were waiting for it
+    /// already, or it [refused](Self::is_refused). Whether a change was applied is not known. 503.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self.kind, Kind::Unavailable | Kind::Busy)
+        matches!(self.kind, Kind::Unavailable | Kind::Refused | Kind::Busy)
+    }
+
+    /// Returns whether the store answered with a definite no that waiting does not change: out of memory, a full disk, a missing
+    /// permission. The error's [source](std::error::Error::source) carries the store's own words. 503.
+    ///
+    /// The refused attempt wrote nothing. An earlier attempt of the same request whose reply was lost may have been applied.
+    ///
+    /// ```
+    /// # use session_layer::SessionError;
+    /// fn advice(error: &SessionError) -> &'static str {
+    ///     if error.is_refused() { "an operator must look at the store" } else { "trying again may help" }
+    /// }
+    /// ```
+    pub fn is_refused(&self) -> bool {
+        self.kind == Kind::Refused
     }
 
     /// The session ended while the request was on its way (logged out, revoked, renewed, expired, or lost in a failover), and
@@ -142,7 +163,7 @@ impl SessionError {
     /// The status that says this to a client.
     pub fn status(&self) -> StatusCode {
         match self.kind {
-            Kind::Unavailable | Kind::Busy | Kind::NotDurable => StatusCode::SERVICE_UNAVAILABLE,
+            Kind::Unavailable | Kind::Refused | Kind::Busy | Kind::NotDurable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Gone | Kind::RolledBack | Kind::NotACounter(_) | Kind::Contended(_) | Kind::TooManySessions => {
                 StatusCode::CONFLICT
             }
@@ -157,6 +178,7 @@ impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Unavailable => f.write_str("the session store did not answer in time"),
+            Kind::Refused => f.write_str("the session store refused"),
             Kind::Busy => f.write_str("too many requests are already waiting for the session store"),
             Kind::Gone => f.write_str("the session ended while the request was on its way; nothing was written"),
             Kind::RolledBack => {

@@ -14,28 +14,34 @@ use super::client::{Browser, Cluster};
 use crate::compare::Schemes;
 use crate::node::{self, Layers, Node, Readiness};
 
-/// A store that never answers.
-struct DeadStore;
+/// A store that fails each call with the same error.
+struct FailingStore(fn() -> StoreError);
 
-impl SessionStore for DeadStore {
+/// A store that never answers.
+const DEAD: FailingStore = FailingStore(|| StoreError::unavailable("dead"));
+
+/// A store that answers each call with a definite no.
+const FULL: FailingStore = FailingStore(|| StoreError::refused("OOM command not allowed"));
+
+impl SessionStore for FailingStore {
     async fn load(&self, _: &SessionId) -> Result<Loaded, StoreError> {
-        Err(StoreError::unavailable("dead"))
+        Err((self.0)())
     }
 
     async fn commit(&self, _: &Commit) -> Result<Reply, StoreError> {
-        Err(StoreError::unavailable("dead"))
+        Err((self.0)())
     }
 
     async fn sessions_of(&self, _: &str) -> Result<Vec<Listed>, StoreError> {
-        Err(StoreError::unavailable("dead"))
+        Err((self.0)())
     }
 
     async fn revoke(&self, _: &Revocation) -> Result<Revoked, StoreError> {
-        Err(StoreError::unavailable("dead"))
+        Err((self.0)())
     }
 
     async fn touch(&self, _: &SessionId) -> Result<(), StoreError> {
-        Err(StoreError::unavailable("dead"))
+        Err((self.0)())
     }
 }
 
@@ -47,13 +53,17 @@ fn layers(sessions: SessionLayer) -> Layers {
 
 /// A browser with a good cookie, on a node whose store has died since.
 async fn stranded() -> Browser {
+    stranded_on(DEAD).await
+}
+
+async fn stranded_on(store: FailingStore) -> Browser {
     let secret = [7; 32];
     let node = || Node::new("1111".to_owned(), || false);
     let alive = SessionLayer::builder(MemoryStore::new()).secret(secret).development(true);
     let mut browser =
         Browser { nodes: vec![node::router(node(), layers(alive.build().unwrap()))], turn: 0, cookie: None };
     browser.get("/").await.with_status(StatusCode::OK);
-    let dead = SessionLayer::builder(DeadStore).secret(secret).development(true).budget(Duration::from_millis(100));
+    let dead = SessionLayer::builder(store).secret(secret).development(true).budget(Duration::from_millis(100));
     browser.nodes = vec![node::router(node(), layers(dead.build().unwrap()))];
     browser
 }
@@ -69,6 +79,14 @@ async fn without_the_store_a_page_says_so_and_when_to_come_back() {
         assert!(answer.body.starts_with("<!doctype html>"), "{}", answer.body);
         assert!(answer.body.contains("The session store does not answer"), "{}", answer.body);
     }
+}
+
+#[tokio::test]
+async fn a_page_says_that_the_store_refused_and_not_that_it_is_silent() {
+    let mut browser = stranded_on(FULL).await;
+    let answer = browser.get("/").await.with_status(StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.body.contains("The session store refused"), "{}", answer.body);
+    assert!(!answer.body.contains("does not answer") && !answer.body.contains("OOM"), "{}", answer.body);
 }
 
 #[tokio::test]

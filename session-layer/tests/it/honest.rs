@@ -1,5 +1,7 @@
 //! A 2xx means that the request's changes are in the store; anything else says why not.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
@@ -9,7 +11,7 @@ use session_layer::{Limit, Session, SessionError};
 use tower::ServiceExt;
 
 use crate::fixture::Call::{Apply, Create, Destroy, Load, Renew};
-use crate::fixture::{Answer, App, Browser, Call, Fault, TestStore, layer, minutes, setup, setup_with};
+use crate::fixture::{Answer, App, Browser, Call, Captured, Fault, TestStore, layer, minutes, setup, setup_with};
 
 async fn with_session() -> (TestStore, Browser) {
     let (store, browser) = setup();
@@ -30,7 +32,7 @@ async fn a_store_that_does_not_answer_is_503_with_retry_after_and_nothing_of_the
         assert_eq!(answer.headers[header::RETRY_AFTER], "1");
         assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
         assert!(!answer.headers.contains_key("x-mine") && answer.body.is_empty(), "{answer:?}");
-        assert!(answer.error.is_some_and(|error| error.is_unavailable()));
+        assert!(answer.error.is_some_and(|error| error.is_unavailable() && !error.is_refused()));
     }
     browser.run("get n; names").await.says("0 n,text");
 }
@@ -51,10 +53,28 @@ async fn a_definite_no_of_the_store_is_503_at_once() {
     store.next(Apply, Fault::Refuse);
     let answer = browser.run("insert a 1").await.expect(503);
     let error = answer.error.unwrap();
-    assert!(error.is_unavailable());
+    assert!(error.is_refused() && error.is_unavailable());
+    assert_eq!(error.to_string(), "the session store refused");
     let source = std::error::Error::source(&error).expect("the store's own error");
     assert_eq!(source.to_string(), "the session store refused");
     store.expect_calls(&[Load, Apply]);
+}
+
+/// A store that refuses, out of memory for instance, meets every request; its reason is what an operator needs.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_logged_with_its_reason_at_most_every_ten_seconds() {
+    let log = Captured::begin();
+    let (store, browser) = with_session().await;
+    for _ in 0..30 {
+        store.next(Apply, Fault::Refuse);
+        browser.run("insert a 1").await.expect(503);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    let text = log.text();
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("WARN") && line.contains("store refused")).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines.iter().all(|line| line.contains("told to")), "{lines:?}");
+    assert!(lines[2].contains("unreported=9"), "{lines:?}");
 }
 
 #[tokio::test]
@@ -128,7 +148,7 @@ async fn an_outer_layer_finds_the_error_and_can_draw_a_page() {
     ));
     let answer = app.oneshot(browser.request("/run", "insert a 1")).await.unwrap();
     let answer = Answer::read(answer).await.expect(503);
-    assert_eq!(answer.body, "sorry: the session store did not answer in time");
+    assert_eq!(answer.body, "sorry: the session store refused");
 }
 
 // Flushes.
@@ -348,7 +368,7 @@ async fn a_handler_can_go_on_without_the_store() {
     store.next(Load, Fault::Refuse);
     let app = Router::new().route("/run", post(handler)).layer(layer(&store).build().unwrap());
     let answer = app.oneshot(browser.request("/run", "")).await.unwrap();
-    Answer::read(answer).await.says("without: the session store did not answer in time").without_cookie();
+    Answer::read(answer).await.says("without: the session store refused").without_cookie();
 }
 
 #[tokio::test]
