@@ -1,4 +1,4 @@
-//! The demo's two accounts, and checking a password against them.
+//! The demo's accounts, and checking a password against them.
 //!
 //! A check costs some 20 MiB and tens of milliseconds of a whole core, on purpose. So it runs on threads of its own, few at a
 //! time, behind a queue that is bounded as well; requests that need no password never wait for one that does.
@@ -15,6 +15,11 @@ const ACCOUNTS: [(&str, &str); 2] = [
     ("alice", "$argon2id$v=19$m=19456,t=2,p=1$FFDD2GBp1cf2eZZJSMbDCA$NljIpr/tyZfq173O/+QpjQTbZ+z8TAT1tva6wTHWAdU"),
     ("bob", "$argon2id$v=19$m=19456,t=2,p=1$AC+sX4TrtIjYK4j9i/ihjA$nzlUjNVXw4ySz6aei5bHlV14eEdkHubEQvUIRD9sD9Q"),
 ];
+
+/// The accounts of the load that `cargo xtask failover` and `upgrade` put on a cluster: `visitor-0`, `visitor-1` and so on, all with
+/// the password `visitor`. Each simulated visitor has one of its own, so that none of them ends or crowds the sessions of alice.
+const VISITOR: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$BsDMIy/mZccXbQTUzAFuZQ$AjxXlIKr8RRr2iIxN+Kl3MFX+z0DFuNS/p91up95hIM";
 
 /// The hash of a long random password that was thrown away: for a name that has no account, this is checked instead, so that
 /// the answer takes as long and does not tell which names exist.
@@ -60,8 +65,8 @@ impl Accounts {
     pub(crate) async fn verify(&self, name: &str, password: String) -> Verdict {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return Verdict::Busy };
         let Ok(permit) = Arc::clone(&self.running).acquire_owned().await else { return Verdict::Busy };
-        let account = ACCOUNTS.iter().find(|(account, _)| *account == name);
-        let hash = account.map_or(NOBODY, |(_, hash)| hash);
+        let account = hash_of(name);
+        let hash = account.unwrap_or(NOBODY);
         let pool = Arc::clone(&self.memory);
         let matches = tokio::task::spawn_blocking(move || {
             let pool = || pool.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,6 +83,19 @@ impl Accounts {
             Verdict::Wrong
         }
     }
+}
+
+/// What is kept of the password of the account `name`, if there is such an account.
+fn hash_of(name: &str) -> Option<&'static str> {
+    let named = ACCOUNTS.iter().find(|(account, _)| *account == name).map(|(_, hash)| *hash);
+    named.or_else(|| is_visitor(name).then_some(VISITOR))
+}
+
+/// At most six digits without leading zeros: one name for each visitor.
+fn is_visitor(name: &str) -> bool {
+    let number = name.strip_prefix("visitor-").unwrap_or_default();
+    let is_number = !number.is_empty() && number.len() <= 6 && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && (number == "0" || !number.starts_with('0'))
 }
 
 /// Checks a password in `memory`, which grows to what that takes.

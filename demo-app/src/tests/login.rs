@@ -145,3 +145,19 @@ async fn a_name_without_an_account_takes_as_much_work_as_one_with() {
     let [account, nobody] = fastest;
     assert!(nobody > account / 20 && account > nobody / 20, "{account:?} {nobody:?}");
 }
+
+#[tokio::test]
+async fn each_visitor_of_a_load_test_has_an_account_of_its_own() {
+    let accounts = Accounts::new();
+    for (name, password, verdict) in [
+        ("visitor-0", "visitor", Verdict::Right),
+        ("visitor-2399", "visitor", Verdict::Right),
+        ("visitor-7", "wonderland", Verdict::Wrong),
+        ("visitor-", "visitor", Verdict::Wrong),
+        ("visitor-07", "visitor", Verdict::Wrong),
+        ("visitor-1000000", "visitor", Verdict::Wrong),
+        ("visitor-x", "visitor", Verdict::Wrong),
+    ] {
+        assert_eq!(accounts.verify(name, password.to_owned()).await, verdict, "{name}");
+    }
+}

@@ -98,7 +98,7 @@ enum Doubt {
 /// What a visitor knows.
 #[derive(Debug)]
 pub(crate) struct Model {
-    account: &'static str,
+    account: String,
     session: Option<Known>,
     doubt: Option<Doubt>,
 }
@@ -198,8 +198,8 @@ impl Known {
 
 impl Model {
     /// Of a visitor without a session, whose account is this.
-    pub(crate) fn new(account: &'static str) -> Self {
-        Self { account, session: None, doubt: None }
+    pub(crate) fn new(account: &str) -> Self {
+        Self { account: account.to_owned(), session: None, doubt: None }
     }
 
     pub(crate) fn has_session(&self) -> bool {
@@ -287,7 +287,7 @@ impl Model {
             (Action::Set(value), Good::Done) => known.notes.push(Some(value)),
             (Action::Increment, Good::Count(seen)) => findings.extend(known.see_count(*seen, known.count + 1, None)),
             (Action::Visit, Good::Page(view)) => {
-                findings.extend(foreign(self.account, view));
+                findings.extend(foreign(&self.account, view));
                 findings.extend(known.see_identity(view));
                 findings.extend(known.see_visits(view.visits, known.visits + 1, None));
             }
@@ -299,7 +299,7 @@ impl Model {
     /// The session was looked at.
     fn read(&mut self, view: &View) -> Vec<Finding> {
         let doubt = self.doubt.take();
-        let mut findings = foreign(self.account, view);
+        let mut findings = foreign(&self.account, view);
         match (&mut self.session, &view.id) {
             (None, None) => {}
             (Some(known), None) => {

@@ -19,8 +19,8 @@ use crate::driver::{Outcome, Request, Workload, lock};
 pub use crate::findings::{Count, Findings};
 use crate::model::{Action, Cookie, Finding, Model, View};
 
-/// The demo's accounts.
-const ACCOUNTS: [(&str, &str); 2] = [("alice", "wonderland"), ("bob", "builder")];
+/// The password of the accounts `visitor-0`, `visitor-1` and so on, which the demo has for this load.
+const PASSWORD: &str = "visitor";
 /// Visitors enough for requests that wait this long, each of them: more than the longest wait for the store.
 const WAITS: Duration = Duration::from_secs(7);
 /// How long a visitor rests whose last request had no good answer. After the store's budget (5 s) whatever it began has
@@ -71,7 +71,7 @@ struct Idle {
 
 struct Visitor {
     number: i64,
-    account: (&'static str, &'static str),
+    account: String,
     browser: Browser,
     model: Model,
     notes: i64,
@@ -95,13 +95,10 @@ impl Visitors {
         let regulars = (rate as usize).max(10);
         let population = (f64::from(rate) * WAITS.as_secs_f64()).ceil() as usize + regulars;
         let browser = Browser::new();
-        let visitors = (0..population).map(|number| Visitor {
-            number: number as i64,
-            account: ACCOUNTS[number % ACCOUNTS.len()],
-            browser: browser.another(),
-            model: Model::new(ACCOUNTS[number % ACCOUNTS.len()].0),
-            notes: 0,
-            ended: Vec::new(),
+        let visitors = (0..population).map(|number| {
+            let account = format!("visitor-{number}");
+            let (browser, model) = (browser.another(), Model::new(&account));
+            Visitor { number: number as i64, account, browser, model, notes: 0, ended: Vec::new() }
         });
         let idle = Idle { ready: Vec::new(), resting: VecDeque::new(), random: fastrand::Rng::with_seed(seed) };
         let inner = Inner {
@@ -339,7 +336,7 @@ impl Visitor {
             Action::Remove => (Method::DELETE, attribute(NOTE), &[][..], Bytes::new()),
             Action::Increment => (Method::POST, format!("{}/increment", attribute(COUNT)), &[][..], Bytes::new()),
             Action::LogIn => {
-                let (headers, form) = login_form(self.account.0, self.account.1);
+                let (headers, form) = login_form(&self.account, PASSWORD);
                 return self.browser.send(site, Method::POST, "/login", &headers, form).await;
             }
             Action::LogOut => (Method::POST, "/logout".to_owned(), &[][..], Bytes::new()),
