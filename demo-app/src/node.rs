@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
 use session_layer::store::{MemoryStore, NearCacheLimits, ReadShares, RedisStore, SessionStore};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -36,6 +36,10 @@ pub(crate) const HANDLER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest request body: well above the largest attribute, so that the library's own limit is the one a client meets.
 const MAX_BODY_BYTES: usize = 256 * 1024;
 
+/// How many event streams of the dashboard a node keeps open at once. Each holds a connection and gets a page's worth of data whenever
+/// the picture changes; so many people do not look at one cluster.
+pub(crate) const MAX_STREAMS: usize = 256;
+
 /// A node's state: cheap to clone, one per node. Two of them live in one process in the embedded cluster.
 #[derive(Clone)]
 pub(crate) struct Node(Arc<Inner>);
@@ -48,6 +52,8 @@ struct Inner {
     reads: OnceLock<Box<dyn Fn() -> ReadShares + Send + Sync>>,
     metrics: Metrics,
     accounts: Accounts,
+    /// Places for event streams.
+    streams: Arc<Semaphore>,
 }
 
 /// What `/readyz` tells a load balancer.
@@ -80,6 +86,7 @@ impl Node {
             reads: OnceLock::new(),
             metrics: Metrics::default(),
             accounts: Accounts::new(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         }))
     }
 
@@ -103,6 +110,11 @@ impl Node {
 
     pub(crate) fn accounts(&self) -> &Accounts {
         &self.0.accounts
+    }
+
+    /// A place for one more event stream, until it is dropped; `None` while all are taken.
+    pub(crate) fn stream_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.streams).try_acquire_owned().ok()
     }
 
     /// The cluster as this node sees it, and as it will see it.

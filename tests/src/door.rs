@@ -28,17 +28,28 @@ impl Door {
     ///
     /// Without Docker or the image, or when nginx.conf is not what this knows how to change.
     pub async fn start(nodes: [Site; 2]) -> Self {
+        Self::start_with(nodes, &[]).await
+    }
+
+    /// Starts it with changes to nginx.conf: each first text is replaced by the second.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start), and when nginx.conf has no such text.
+    pub async fn start_with(nodes: [Site; 2], changes: &[(&str, &str)]) -> Self {
         let [port, health] = ports::free();
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nginx/nginx.conf");
         let mut conf = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        for (there, here) in [
+        let addresses = [
             ("app1:8080", format!("127.0.0.1:{}", nodes[0].port)),
             ("app2:8080", format!("127.0.0.1:{}", nodes[1].port)),
             ("listen 80;", format!("listen 127.0.0.1:{port};")),
             ("127.0.0.1:8079", format!("127.0.0.1:{health}")),
-        ] {
+        ];
+        let addresses = addresses.iter().map(|(there, here)| (*there, here.as_str()));
+        for (there, here) in addresses.chain(changes.iter().copied()) {
             assert!(conf.contains(there), "{} says nothing of {there}", path.display());
-            conf = conf.replace(there, &here);
+            conf = conf.replace(there, here);
         }
         reaper::is_watching();
         let label = format!("com.docker.compose.project={}", reaper::project());

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::extract::{Query, State};
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{Html, IntoResponse};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
@@ -65,7 +65,11 @@ struct How {
 }
 
 /// A picture now, and each time that it changes. Whoever comes back after a break misses nothing, since each is whole.
-async fn events(State(node): State<Node>, Query(How { r#as }): Query<How>) -> impl IntoResponse {
+async fn events(State(node): State<Node>, Query(How { r#as }): Query<How>) -> Response {
+    let Some(place) = node.stream_place() else {
+        let sentence = "Too many people are watching this cluster. Please try again in half a minute.";
+        return (StatusCode::SERVICE_UNAVAILABLE, [NO_STORE, (header::RETRY_AFTER, "30")], sentence).into_response();
+    };
     let as_html = r#as.as_deref() == Some("html");
     let pictures = pictures(node.picture()).map(move |picture| {
         let event = Event::default().event("picture").retry(Duration::from_millis(500));
@@ -78,10 +82,12 @@ async fn events(State(node): State<Node>, Query(How { r#as }): Query<How>) -> im
             () = node.draining() => {}
             () = sleep(LONGEST) => {}
         }
+        // With the stream's end; a client that goes away drops all of this.
+        drop(place);
     });
     // Buffered, events would come late and in heaps.
     let headers = [NO_STORE, (HeaderName::from_static("x-accel-buffering"), "no")];
-    (headers, Sse::new(pictures.take_until(ends)).keep_alive(KeepAlive::default()))
+    (headers, Sse::new(pictures.take_until(ends)).keep_alive(KeepAlive::default())).into_response()
 }
 
 fn pictures(picture: watch::Receiver<Arc<Picture>>) -> impl Stream<Item = Arc<Picture>> + Send {

@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::client::Cluster;
 use crate::cluster::{self, Sources};
-use crate::node::{Node, Readiness};
+use crate::node::{MAX_STREAMS, Node, Readiness};
 
 const WHILE: Duration = Duration::from_secs(10);
 
@@ -74,9 +74,7 @@ async fn what_visitors_ask_for_is_counted_and_what_machines_ask_for_is_not() {
 async fn stream(router: &Router, path: &str) -> (axum::http::response::Parts, Body) {
     let request = Request::builder().uri(path).body(Body::empty()).unwrap();
     let response = router.clone().oneshot(request).await.expect("routers do not fail");
-    let (head, body) = response.into_parts();
-    assert_eq!(head.status, StatusCode::OK);
-    (head, body)
+    response.into_parts()
 }
 
 async fn event(body: &mut Body) -> String {
@@ -94,6 +92,7 @@ async fn the_stream_begins_with_the_whole_picture_and_goes_on_until_the_node_dra
     let (node, router) = &cluster.nodes[0];
     watching(node).await;
     let (head, mut body) = stream(router, "/api/cluster/events").await;
+    assert_eq!(head.status, StatusCode::OK);
     assert_eq!(head.headers[header::CONTENT_TYPE], "text/event-stream");
     assert_eq!(head.headers["x-accel-buffering"], "no");
     for _ in 0..2 {
@@ -106,6 +105,25 @@ async fn the_stream_begins_with_the_whole_picture_and_goes_on_until_the_node_dra
     node.set_readiness(Readiness::Draining);
     let rest = timeout(WHILE, body.collect()).await.expect("the stream ends");
     rest.expect("it ends in order");
+}
+
+#[tokio::test]
+async fn a_node_bounds_its_event_streams_and_has_room_again_when_one_ends() {
+    let cluster = Cluster::new();
+    let (_, router) = &cluster.nodes[0];
+    let mut streams = Vec::new();
+    for _ in 0..MAX_STREAMS {
+        let (head, body) = stream(router, "/api/cluster/events").await;
+        assert_eq!(head.status, StatusCode::OK);
+        streams.push(body);
+    }
+    let (head, _) = stream(router, "/api/cluster/events").await;
+    assert_eq!(head.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(head.headers.contains_key(header::RETRY_AFTER));
+    // A client that goes away gives its place back.
+    streams.pop();
+    let (head, _) = stream(router, "/api/cluster/events").await;
+    assert_eq!(head.status, StatusCode::OK);
 }
 
 #[tokio::test]

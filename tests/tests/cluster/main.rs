@@ -7,6 +7,8 @@ mod sharing; // one session on both nodes; logging in and out
 
 mod door; // nginx: what it serves itself, what it tells the nodes; health and metrics
 
+mod flood; // what one address can do to everybody else
+
 mod concurrency; // many writers of one session
 
 mod history; // what many clients were told, held against every order of what they did
