@@ -64,6 +64,8 @@ struct Server {
     child: Child,
     address: SocketAddr,
     lines: mpsc::Receiver<String>,
+    /// What it said until it listened.
+    first_lines: Vec<String>,
 }
 
 impl Server {
@@ -77,8 +79,9 @@ impl Server {
                 let _ = sender.send(line);
             }
         });
-        let mut server = Self { child, address: ([127, 0, 0, 1], 0).into(), lines };
-        let line = server.wait_for("listening on http://");
+        let mut server = Self { child, address: ([127, 0, 0, 1], 0).into(), lines, first_lines: Vec::new() };
+        server.first_lines = server.lines_until("listening on http://");
+        let line = server.first_lines.last().expect("it said where");
         let (_, address) = line.split_once("listening on http://").unwrap();
         let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c)).unwrap_or(address.len());
         server.address = address[..end].parse().unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -90,11 +93,19 @@ impl Server {
     }
 
     fn wait_for(&self, text: &str) -> String {
+        self.lines_until(text).pop().expect("the last one has the text")
+    }
+
+    /// Everything that it says until a line has this text, that line included.
+    fn lines_until(&self, text: &str) -> Vec<String> {
+        let mut lines = Vec::new();
         loop {
             let line =
                 self.lines.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("it never said {text:?}"));
-            if line.contains(text) {
-                return line;
+            let is_last = line.contains(text);
+            lines.push(line);
+            if is_last {
+                return lines;
             }
         }
     }
@@ -193,6 +204,15 @@ async fn in_the_embedded_cluster_6_refreshes_alternate_between_two_nodes_and_kee
     }
     sessions.dedup();
     assert_eq!(sessions.len(), 1, "{sessions:?}");
+}
+
+/// Two nodes with four session layers each are in one mode.
+#[test]
+fn the_embedded_cluster_starts_with_one_warning() {
+    let server = Server::embedded();
+    let warnings: Vec<_> = server.first_lines.iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert!(warnings[0].contains("development mode"), "{warnings:?}");
 }
 
 #[tokio::test]

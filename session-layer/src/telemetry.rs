@@ -2,7 +2,7 @@
 //!
 //! Filter with `RUST_LOG=session_layer=debug`.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -105,8 +105,15 @@ pub(crate) fn touch_failed(error: &StoreError) {
     tracing::debug!(%error, "a session was not prolonged; its next request tries again");
 }
 
+/// Warns once per process: a program with several layers has one mode.
 pub(crate) fn development_cookie(name: &str) {
-    tracing::warn!(cookie = name, "development mode: the session cookie also travels over plain HTTP");
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        tracing::warn!(
+            cookie = name,
+            "development mode: session cookies also travel over plain HTTP, where anybody on the way reads them"
+        );
+    });
 }
 
 #[cfg(test)]
