@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -38,6 +39,11 @@ pub struct Commit {
     pub id: CommitId,
     /// What is done to which session.
     pub action: Action,
+    /// Whose lists the session is in: each realm has its own list per principal. A session that a principal is logged in to is in the
+    /// list of its principal after the commit, also when the list had lost it.
+    pub realm: Arc<str>,
+    /// How long the session lasts from now on.
+    pub lifetimes: Lifetimes,
     /// All attributes that are not in `changes` go.
     pub clear: bool,
     /// What is done to its attributes.
@@ -62,11 +68,14 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// A commit without changes, conditions and limits, under a new ID; for what uses a store by itself, tests above all.
+    /// A commit without changes, conditions and limits, under a new ID, in the realm `session` and with the default lifetimes; for
+    /// programs that use a store by itself, tests above all.
     pub fn new(action: Action, deadline: Instant) -> Self {
         Self {
             id: CommitId::random(),
             action,
+            realm: "session".into(),
+            lifetimes: Lifetimes::default(),
             clear: false,
             changes: BTreeMap::new(),
             conditions: BTreeMap::new(),
@@ -78,6 +87,43 @@ impl Commit {
             deadline,
             remember: Duration::from_secs(20),
         }
+    }
+}
+
+/// How long a session lasts. The layer's settings, which every commit and touch carries, so that a changed setting reaches the
+/// sessions that exist at their next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Ends the session this long after its last commit or touch.
+    pub idle_timeout: Duration,
+    /// Ends the session this long after its start, by the clock of the store: after the login, or after the creation where nobody is
+    /// logged in.
+    pub absolute_timeout: Option<Duration>,
+}
+
+/// The defaults of a layer: 30 minutes, and 12 hours.
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { idle_timeout: Duration::from_secs(30 * 60), absolute_timeout: Some(Duration::from_secs(12 * 60 * 60)) }
+    }
+}
+
+/// Prolongs a session that was only read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Touch {
+    /// Which session.
+    pub id: SessionId,
+    /// As [`Commit::realm`].
+    pub realm: Arc<str>,
+    /// As [`Commit::lifetimes`].
+    pub lifetimes: Lifetimes,
+}
+
+impl Touch {
+    /// Prolongs this session.
+    pub fn new(id: SessionId, realm: impl Into<Arc<str>>, lifetimes: Lifetimes) -> Self {
+        Self { id, realm: realm.into(), lifetimes }
     }
 }
 
@@ -104,6 +150,8 @@ pub enum AboveLimit {
 pub struct Revocation {
     /// As [`Commit::id`].
     pub id: CommitId,
+    /// As [`Commit::realm`]: sessions in lists of other realms stay.
+    pub realm: Arc<str>,
     /// Whose.
     pub principal: String,
     /// Which of them.
@@ -152,10 +200,6 @@ pub enum Action {
 pub struct Start {
     /// To the millisecond, by the clock of the node.
     pub created_on: SystemTime,
-    /// Ends it this long after its last request.
-    pub idle_timeout: Duration,
-    /// Ends it this long after now, by the clock of the store.
-    pub absolute_timeout: Option<Duration>,
     /// Who is logged in.
     pub principal: Option<String>,
 }
@@ -170,8 +214,6 @@ pub enum Renewal {
     LogIn {
         /// Who is logged in.
         principal: String,
-        /// Ends the session this long after now, by the clock of the store.
-        absolute_timeout: Option<Duration>,
     },
     /// Nothing: the session ends, and another one starts. The tombstone names the successor only if `linked`.
     Replace {
@@ -204,6 +246,14 @@ impl Action {
             Self::Create(_, start) | Self::Renew(_, _, Renewal::Replace { start, .. }) => start.principal.as_deref(),
             Self::Renew(_, _, Renewal::LogIn { principal, .. }) => Some(principal),
             Self::Renew(_, _, Renewal::Keep) | Self::Apply(_) | Self::Destroy(_) => None,
+        }
+    }
+
+    /// Whether the absolute timeout counts from it: a session starts by it, or somebody logs in.
+    pub(crate) fn begins(&self) -> bool {
+        match self {
+            Self::Create(..) | Self::Renew(_, _, Renewal::LogIn { .. } | Renewal::Replace { .. }) => true,
+            Self::Renew(_, _, Renewal::Keep) | Self::Apply(_) | Self::Destroy(_) => false,
         }
     }
 
@@ -498,12 +548,10 @@ mod tests {
     fn an_action_says_what_it_is_about() {
         let start = |principal: Option<&str>| Start {
             created_on: SystemTime::UNIX_EPOCH,
-            idle_timeout: Duration::from_secs(60),
-            absolute_timeout: None,
             principal: principal.map(str::to_owned),
         };
         let renew = |renewal| Action::Renew(id(), successor(), renewal);
-        let log_in = Renewal::LogIn { principal: "alice".into(), absolute_timeout: None };
+        let log_in = Renewal::LogIn { principal: "alice".into() };
         let replace = |principal| Renewal::Replace { start: start(principal), linked: true };
         #[rustfmt::skip]
         let table = [

@@ -22,11 +22,7 @@ impl fmt::Debug for Commit {
 
 impl fmt::Debug for Start {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Start")
-            .field("created_on", &self.created_on)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("absolute_timeout", &self.absolute_timeout)
-            .finish_non_exhaustive()
+        f.debug_struct("Start").field("created_on", &self.created_on).finish_non_exhaustive()
     }
 }
 
@@ -34,9 +30,7 @@ impl fmt::Debug for Renewal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep => f.write_str("Keep"),
-            Self::LogIn { absolute_timeout, .. } => {
-                f.debug_struct("LogIn").field("absolute_timeout", absolute_timeout).finish_non_exhaustive()
-            }
+            Self::LogIn { .. } => f.debug_struct("LogIn").finish_non_exhaustive(),
             Self::Replace { start, linked } => {
                 f.debug_struct("Replace").field("start", start).field("linked", linked).finish()
             }

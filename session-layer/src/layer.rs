@@ -9,7 +9,7 @@ use http::response::Parts;
 use tower_layer::Layer;
 
 use crate::budget::Waiters;
-use crate::commit::SessionLimit;
+use crate::commit::{Lifetimes, SessionLimit};
 use crate::delta::Limits;
 use crate::event::SessionEvent;
 use crate::freshness::Tokens;
@@ -97,8 +97,9 @@ pub(crate) struct Config {
     pub(crate) store: Box<dyn ErasedStore>,
     pub(crate) signer: Signer,
     pub(crate) cookie: Cookie,
-    pub(crate) idle_timeout: Duration,
-    pub(crate) absolute_timeout: Option<Duration>,
+    /// Whose lists of principals its sessions are in.
+    pub(crate) realm: Arc<str>,
+    pub(crate) lifetimes: Lifetimes,
     pub(crate) touch_interval: Duration,
     pub(crate) budget: Duration,
     pub(crate) waiters: Waiters,

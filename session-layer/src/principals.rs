@@ -51,9 +51,11 @@ impl Sessions {
     ///
     /// See [`Sessions`].
     pub async fn of(&self, principal: &str) -> Result<Vec<PrincipalSession>, SessionError> {
+        let realm = &*self.config.realm;
         let (store, budget) = (&*self.config.store, Budget::new(self.config.budget));
         let listed =
-            persist(store, &budget, &self.config.waiters, budget.deadline(), || store.sessions_of(principal)).await?;
+            persist(store, &budget, &self.config.waiters, budget.deadline(), || store.sessions_of(realm, principal))
+                .await?;
         Ok(listed.into_iter().map(PrincipalSession).collect())
     }
 
@@ -88,6 +90,7 @@ impl Sessions {
         let (store, budget) = (&*self.config.store, Budget::new(self.config.budget));
         let revocation = Revocation {
             id: CommitId::random(),
+            realm: Arc::clone(&self.config.realm),
             principal: principal.to_owned(),
             which,
             deadline: budget.deadline(),

@@ -205,6 +205,7 @@ impl State {
                 attributes.insert(name.clone(), counter_text(*value));
             }
         };
+        let lifetimes = config.lifetimes;
         self.committed = action.target().map(|_| version);
         match action {
             Action::Create(id, start) | Action::Renew(_, id, Renewal::Replace { start, .. }) => {
@@ -213,9 +214,9 @@ impl State {
                 self.record = Some(Record {
                     attributes,
                     created_on: start.created_on,
-                    idle_timeout: start.idle_timeout,
-                    expires_on: start.absolute_timeout.map(|timeout| SystemTime::now() + timeout),
-                    ttl: start.idle_timeout,
+                    idle_timeout: lifetimes.idle_timeout,
+                    expires_on: lifetimes.absolute_timeout.map(|timeout| SystemTime::now() + timeout),
+                    ttl: lifetimes.idle_timeout,
                     version,
                     principal: start.principal.clone(),
                     history: Vec::new(),
@@ -233,10 +234,11 @@ impl State {
                 if let Some(record) = &mut self.record {
                     keep(&mut record.attributes);
                     record.version = version;
-                    record.ttl = record.idle_timeout;
-                    if let Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) = action {
+                    record.idle_timeout = lifetimes.idle_timeout;
+                    record.ttl = lifetimes.idle_timeout;
+                    if let Action::Renew(_, _, Renewal::LogIn { principal }) = action {
                         record.principal = Some(principal.clone());
-                        record.expires_on = absolute_timeout.map(|timeout| SystemTime::now() + timeout);
+                        record.expires_on = lifetimes.absolute_timeout.map(|timeout| SystemTime::now() + timeout);
                     }
                     self.seen = Seen::Alive(*id);
                 }

@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use session_layer::SessionId;
 use session_layer::store::{
-    Commit, Freshness, Listed, Loaded, MemoryStore, Record, Reply, Revocation, Revoked, SessionStore, StoreError,
+    Commit, Freshness, Listed, Loaded, MemoryStore, Record, Reply, Revocation, Revoked, SessionStore, StoreError, Touch,
 };
 use session_layer::test_util::clock::Followed;
 use tower::ServiceExt;
@@ -85,12 +85,12 @@ impl SessionStore for Lagging {
         self.master.commit(commit).await
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
-        self.master.touch(id).await
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
+        self.master.touch(touch).await
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-        self.master.sessions_of(principal).await
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        self.master.sessions_of(realm, principal).await
     }
 
     async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {

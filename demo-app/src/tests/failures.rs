@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
 use session_layer::store::{
-    Action, Change, Commit, Listed, Loaded, MemoryStore, Reply, Revocation, Revoked, SessionStore, StoreError,
+    Action, Change, Commit, Listed, Loaded, MemoryStore, Reply, Revocation, Revoked, SessionStore, StoreError, Touch,
 };
 use session_layer::{SessionId, SessionLayer};
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ impl SessionStore for FailingStore {
         Err((self.0)())
     }
 
-    async fn sessions_of(&self, _: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn sessions_of(&self, _: &str, _: &str) -> Result<Vec<Listed>, StoreError> {
         Err((self.0)())
     }
 
@@ -40,7 +40,7 @@ impl SessionStore for FailingStore {
         Err((self.0)())
     }
 
-    async fn touch(&self, _: &SessionId) -> Result<(), StoreError> {
+    async fn touch(&self, _: &Touch) -> Result<(), StoreError> {
         Err((self.0)())
     }
 }

@@ -10,7 +10,7 @@ use http::response::Parts;
 use super::config_error::{ConfigError, check_longest, check_secret, check_timeouts, cookie_error};
 use super::{CommitWhen, Config, OnEvent, SessionLayer};
 use crate::budget::Waiters;
-use crate::commit::{AboveLimit, SessionLimit};
+use crate::commit::{AboveLimit, Lifetimes, SessionLimit};
 use crate::delta::Limits;
 use crate::event::SessionEvent;
 use crate::freshness::Tokens;
@@ -33,6 +33,7 @@ struct Settings {
     secret: Option<Vec<u8>>,
     accepted_secrets: Vec<Vec<u8>>,
     cookie_name: Option<String>,
+    realm: Option<String>,
     cookie_domain: Option<String>,
     cookie_path: String,
     same_site: SameSite,
@@ -58,6 +59,7 @@ impl SessionLayerBuilder {
             secret: None,
             accepted_secrets: Vec::new(),
             cookie_name: None,
+            realm: None,
             cookie_domain: None,
             cookie_path: "/".to_owned(),
             same_site: SameSite::default(),
@@ -141,7 +143,7 @@ impl<K> SessionLayerBuilder<K> {
     }
 
     /// Ends a session this long after its last request. Default: 30 minutes, the longest idle timeout that OWASP suggests for
-    /// low-risk applications. Sessions that exist keep the one they began with.
+    /// low-risk applications. A changed one counts for sessions that exist from their next commit or touch.
     #[doc(alias = "maxInactiveInterval")]
     #[doc(alias = "ttl")]
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
@@ -193,6 +195,35 @@ impl<K> SessionLayerBuilder<K> {
     /// the session carries it.
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.record_bytes = bytes;
+        self
+    }
+
+    /// Whose lists of principals the sessions of this layer are in. Default: the cookie's name without a prefix such as `__Host-`, so
+    /// that each layer has its own lists: two layers over one store neither show nor end nor count each other's sessions, also where
+    /// their principals have the same name.
+    ///
+    /// Layers given the same realm share their lists on purpose: [`sessions`](SessionLayer::sessions) of each shows and ends the sessions
+    /// of all, and a [limit](Self::max_sessions_per_principal) counts them together. A realm that is changed costs nothing: each session
+    /// enters the new list at its next commit or touch, and until it ends it stays in the old one too, which nodes that run with the
+    /// old setting still see during a deploy.
+    ///
+    /// ```
+    /// use session_layer::{SessionLayer, store::MemoryStore};
+    ///
+    /// struct Mobile;
+    ///
+    /// let store = MemoryStore::new();
+    /// let web = SessionLayer::builder(store.clone()).secret([7; 32]).realm("customers").build()?;
+    /// let mobile: SessionLayer<Mobile> = SessionLayer::builder(store)
+    ///     .secret([7; 32])
+    ///     .cookie_name("__Host-mobile")
+    ///     .realm("customers")
+    ///     .kind::<Mobile>()
+    ///     .build()?;
+    /// # Ok::<(), session_layer::ConfigError>(())
+    /// ```
+    pub fn realm(mut self, realm: impl Into<String>) -> Self {
+        self.settings.realm = Some(realm.into());
         self
     }
 
@@ -328,9 +359,9 @@ impl<K> SessionLayerBuilder<K> {
             on_event: settings.on_event,
             store: settings.store,
             signer: Signer::new(&cookie.name, &secret, &settings.accepted_secrets),
+            realm: settings.realm.unwrap_or_else(|| cookie.bare_name().to_owned()).into(),
             cookie,
-            idle_timeout: settings.idle_timeout,
-            absolute_timeout: settings.absolute_timeout,
+            lifetimes: Lifetimes { idle_timeout: settings.idle_timeout, absolute_timeout: settings.absolute_timeout },
             touch_interval,
             budget: settings.budget,
             waiters: Waiters::new(settings.max_waiting),

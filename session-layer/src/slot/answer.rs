@@ -16,7 +16,7 @@ use crate::error::SessionError;
 use crate::freshness::{Token, seconds_since_epoch};
 use crate::layer::Config;
 use crate::state::{CookieChange, State};
-use crate::store::BoxFuture;
+use crate::store::{BoxFuture, Touch};
 use crate::telemetry;
 
 impl Slot {
@@ -71,9 +71,10 @@ impl Slot {
         if self.config.cookie.max_age.is_some() && matches!(state.cookie, CookieChange::None) {
             state.cookie = CookieChange::Keep(id);
         }
+        let touch = Touch::new(id, Arc::clone(&self.config.realm), self.config.lifetimes);
         let slot = Arc::clone(self);
         tokio::spawn(async move {
-            let touched = tokio::time::timeout(slot.config.budget, slot.config.store.touch(&id)).await;
+            let touched = tokio::time::timeout(slot.config.budget, slot.config.store.touch(&touch)).await;
             if let Ok(Err(error)) = touched {
                 telemetry::touch_failed(&error);
             }

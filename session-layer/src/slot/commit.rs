@@ -1,6 +1,7 @@
 //! Carries out what is decided about a delta.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -44,13 +45,13 @@ impl Slot {
                     let fresh = state.fresh();
                     // A flush before a renewal that waits for the response: the ID that was promised is the one after that.
                     let id = if state.delta.identity == Identity::Keep { fresh.id } else { fresh.id.successor() };
-                    (Action::Create(id, self.start(fresh.created_on, delta)), id, None)
+                    (Action::Create(id, start(fresh.created_on, delta)), id, None)
                 }
                 Step::Apply(id) => (Action::Apply(id), id, self.state().version_of(&id)),
                 Step::Renew(id) => {
                     let fresh = self.state().fresh();
                     (
-                        Action::Renew(id, fresh.id, self.renewal(fresh.created_on, delta)),
+                        Action::Renew(id, fresh.id, renewal(fresh.created_on, delta)),
                         fresh.id,
                         self.state().version_of(&id),
                     )
@@ -106,6 +107,8 @@ impl Slot {
             durable,
             keep_history: self.config.rollback_detection,
             action,
+            realm: Arc::clone(&self.config.realm),
+            lifetimes: self.config.lifetimes,
             clear: delta.clear,
             changes: delta.changes.clone(),
             conditions: conditions.clone(),
@@ -153,30 +156,23 @@ impl Slot {
             Loaded::Alive(_) | Loaded::Ended { successor: None } | Loaded::Absent => Some(Step::Create),
         })
     }
+}
 
-    fn start(&self, created_on: SystemTime, delta: &Delta) -> Start {
-        let principal = match &delta.identity {
-            Identity::LogIn(principal) | Identity::Replace(Some(principal)) => Some(principal.clone()),
-            _ => None,
-        };
-        Start {
-            created_on,
-            idle_timeout: self.config.idle_timeout,
-            absolute_timeout: self.config.absolute_timeout,
-            principal,
-        }
-    }
+fn start(created_on: SystemTime, delta: &Delta) -> Start {
+    let principal = match &delta.identity {
+        Identity::LogIn(principal) | Identity::Replace(Some(principal)) => Some(principal.clone()),
+        _ => None,
+    };
+    Start { created_on, principal }
+}
 
-    fn renewal(&self, created_on: SystemTime, delta: &Delta) -> Renewal {
-        match &delta.identity {
-            Identity::LogIn(principal) => {
-                Renewal::LogIn { principal: principal.clone(), absolute_timeout: self.config.absolute_timeout }
-            }
-            Identity::Replace(principal) => {
-                Renewal::Replace { start: self.start(created_on, delta), linked: principal.is_some() }
-            }
-            Identity::Keep | Identity::Cycle | Identity::Destroy => Renewal::Keep,
+fn renewal(created_on: SystemTime, delta: &Delta) -> Renewal {
+    match &delta.identity {
+        Identity::LogIn(principal) => Renewal::LogIn { principal: principal.clone() },
+        Identity::Replace(principal) => {
+            Renewal::Replace { start: start(created_on, delta), linked: principal.is_some() }
         }
+        Identity::Keep | Identity::Cycle | Identity::Destroy => Renewal::Keep,
     }
 }
 

@@ -7,13 +7,18 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::{Listed, Loaded, SessionStore, StoreError, TOMBSTONE_LIFETIME, is_past};
-use crate::commit::{AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, Start};
-use crate::freshness::HISTORY;
+use crate::commit::{AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, Touch};
 use crate::id::SessionId;
-use crate::record::{Attributes, Record, Version};
+use crate::record::Version;
 
 mod attributes;
 use attributes::change;
+
+mod lists;
+use lists::Lists;
+
+mod session;
+use session::Session;
 
 /// Keeps sessions in memory. Clones share what they keep, so that several app nodes in one process share their sessions.
 ///
@@ -62,6 +67,12 @@ impl MemoryStore {
         *self.lock() = state;
     }
 
+    /// Loses the list of a principal, as a Redis that evicts keys does.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn lose_list(&self, realm: &str, principal: &str) {
+        self.lock().lists.lose(realm, principal);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code below leaves the state half written when it panics, so a poisoned lock is still a good one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,11 +106,11 @@ impl SessionStore for MemoryStore {
         Ok(reply)
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
         let now = Instant::now();
         let mut state = self.lock();
         let mut listed: Vec<_> = state
-            .listed(principal, now)
+            .listed(realm, principal, now)
             .into_iter()
             .filter_map(|(since, id)| {
                 let Some(Entry { what: What::Session(session), until }) = state.find(&id, now) else { return None };
@@ -122,7 +133,7 @@ impl SessionStore for MemoryStore {
             return Err(StoreError::unavailable("the revocation came after its deadline"));
         }
         let doomed: Vec<_> = state
-            .listed(&revocation.principal, now)
+            .listed(&revocation.realm, &revocation.principal, now)
             .into_iter()
             .map(|(_, id)| id)
             .filter(|id| match revocation.which {
@@ -132,16 +143,22 @@ impl SessionStore for MemoryStore {
             })
             .collect();
         for id in &doomed {
-            state.bury(*id, None, now);
+            state.bury(*id, &revocation.realm, None, now);
         }
         state.revoked.insert(revocation.id, (doomed.len(), now + revocation.remember));
         Ok(Revoked { ended: doomed.len(), confirmed: true })
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
         let now = Instant::now();
-        if let Some(Entry { what: What::Session(session), until }) = self.lock().find(id, now) {
+        let state = &mut *self.lock();
+        if let Some(Entry { what: What::Session(session), until }) = state.find(&touch.id, now) {
+            session.lifetimes = touch.lifetimes;
             *until = session.until(now);
+            let since = session.since;
+            if let Some(principal) = session.principal.clone() {
+                state.lists.enter(&touch.realm, &principal, touch.id, since);
+            }
         }
         Ok(())
     }
@@ -152,8 +169,7 @@ struct State {
     entries: HashMap<SessionId, Entry>,
     replies: HashMap<CommitId, (Reply, Instant)>,
     revoked: HashMap<CommitId, (usize, Instant)>,
-    /// Sessions by principal, each with when its principal logged in.
-    principals: HashMap<String, HashMap<SessionId, Version>>,
+    lists: Lists,
     operations_since_sweep: usize,
 }
 
@@ -169,73 +185,6 @@ enum What {
     Tombstone(Option<SessionId>),
 }
 
-#[derive(Clone)]
-struct Session {
-    attributes: Attributes,
-    created_on: SystemTime,
-    idle_timeout: Duration,
-    ends: Option<Instant>,
-    version: Version,
-    principal: Option<String>,
-    history: Vec<Version>,
-}
-
-impl Session {
-    fn start(start: &Start, now: Instant) -> Self {
-        Self {
-            attributes: Attributes::new(),
-            created_on: start.created_on,
-            idle_timeout: start.idle_timeout,
-            ends: start.absolute_timeout.map(|timeout| now + timeout),
-            version: Version::default(),
-            principal: start.principal.clone(),
-            history: Vec::new(),
-        }
-    }
-
-    /// When it ends if nobody asks for it after `now`.
-    fn until(&self, now: Instant) -> Instant {
-        let idle = now + self.idle_timeout;
-        self.ends.map_or(idle, |ends| idle.min(ends))
-    }
-
-    fn record(&self, ttl: Duration) -> Record {
-        Record {
-            attributes: self.attributes.clone(),
-            created_on: self.created_on,
-            idle_timeout: self.idle_timeout,
-            expires_on: self.ends.map(|ends| SystemTime::now() + ends.saturating_duration_since(Instant::now())),
-            ttl,
-            version: self.version,
-            principal: self.principal.clone(),
-            history: if self.remembers() { self.history.clone() } else { Vec::new() },
-        }
-    }
-
-    /// Whether its last commit asked for that. What was committed without is not in the history, which then says nothing.
-    fn remembers(&self) -> bool {
-        self.history.last() == Some(&self.version)
-    }
-
-    /// Gives it its next version, and tells those before it if they are to be kept.
-    fn advance(&mut self, keep_history: bool) -> Vec<Version> {
-        let before = self.version;
-        let is_new = before == Version::default();
-        self.version = Version(micros_since_epoch().max(before.0 + 1));
-        if !keep_history {
-            return Vec::new();
-        }
-        let past = match self.history.last() {
-            Some(last) if *last == before => std::mem::take(&mut self.history),
-            _ if is_new => Vec::new(),
-            _ => vec![before],
-        };
-        self.history = past.iter().copied().skip((past.len() + 1).saturating_sub(HISTORY)).collect();
-        self.history.push(self.version);
-        past
-    }
-}
-
 impl State {
     fn find(&mut self, id: &SessionId, now: Instant) -> Option<&mut Entry> {
         self.entries.get_mut(id).filter(|entry| entry.until > now)
@@ -248,10 +197,8 @@ impl State {
             self.entries.retain(|_, entry| entry.until > now);
             self.replies.retain(|_, (_, until)| *until > now);
             self.revoked.retain(|_, (_, until)| *until > now);
-            for sessions in self.principals.values_mut() {
-                sessions.retain(|id, _| self.entries.contains_key(id));
-            }
-            self.principals.retain(|_, sessions| !sessions.is_empty());
+            let entries = &self.entries;
+            self.lists.sweep(|id| !entries.contains_key(id));
             self.operations_since_sweep = 0;
         }
     }
@@ -262,7 +209,7 @@ impl State {
             Err(reply) => return reply,
         };
         if let Action::Destroy(id) = commit.action {
-            self.bury(id, None, now);
+            self.bury(id, &commit.realm, None, now);
             let (counters, history) = (BTreeMap::new(), Vec::new());
             return Reply::Applied { version: session.version, counters, confirmed: true, history };
         }
@@ -277,26 +224,23 @@ impl State {
 
         // All checks are done; from here on everything is written.
         for id in evicted {
-            self.bury(id, None, now);
+            self.bury(id, &commit.realm, None, now);
         }
         let history = session.advance(commit.keep_history);
         let version = session.version;
-        let mut since = version;
         let id = match &commit.action {
             Action::Create(id, _) | Action::Apply(id) | Action::Destroy(id) => *id,
             Action::Renew(id, successor, renewal) => {
                 let linked = !matches!(renewal, Renewal::Replace { linked: false, .. });
-                let logged_in = self.bury(*id, linked.then_some(*successor), now);
-                if *renewal == Renewal::Keep {
-                    since = logged_in.unwrap_or(since);
-                }
+                self.bury(*id, &commit.realm, linked.then_some(*successor), now);
                 *successor
             }
         };
-        if let Some(principal) = &session.principal
-            && !matches!(commit.action, Action::Apply(_))
-        {
-            self.principals.entry(principal.clone()).or_default().insert(id, since);
+        if commit.action.begins() {
+            session.since = version;
+        }
+        if let Some(principal) = &session.principal {
+            self.lists.enter(&commit.realm, principal, id, session.since);
         }
         let until = session.until(now);
         self.entries.insert(id, Entry { what: What::Session(session), until });
@@ -306,7 +250,7 @@ impl State {
     /// The sessions that must end so that this login keeps the limit of its principal.
     fn above_limit(&mut self, commit: &Commit, now: Instant) -> Result<Vec<SessionId>, Reply> {
         let (Some(principal), Some(limit)) = (commit.action.logs_in(), commit.sessions) else { return Ok(Vec::new()) };
-        let mut others = self.listed(principal, now);
+        let mut others = self.listed(&commit.realm, principal, now);
         others.retain(|(_, id)| id != commit.action.id());
         let too_many = (others.len() + 1).saturating_sub(limit.most);
         match limit.above {
@@ -316,10 +260,11 @@ impl State {
     }
 
     /// The live sessions of a principal, those that logged in first first.
-    fn listed(&mut self, principal: &str, now: Instant) -> Vec<(Version, SessionId)> {
-        let Some(sessions) = self.principals.get(principal) else { return Vec::new() };
-        let alive = |id: &SessionId| self.entries.get(id).is_some_and(|entry| entry.until > now);
-        let mut listed: Vec<_> = sessions.iter().filter(|(id, _)| alive(id)).map(|(id, since)| (*since, *id)).collect();
+    fn listed(&self, realm: &str, principal: &str, now: Instant) -> Vec<(Version, SessionId)> {
+        let is_alive = |id: &SessionId| {
+            self.entries.get(id).is_some_and(|entry| entry.until > now && matches!(entry.what, What::Session(_)))
+        };
+        let mut listed: Vec<_> = self.lists.of(realm, principal).filter(|(_, id)| is_alive(id)).collect();
         listed.sort_by_key(|(since, _)| *since);
         listed
     }
@@ -328,7 +273,7 @@ impl State {
     fn base(&mut self, commit: &Commit, now: Instant) -> Result<Session, Reply> {
         if let Action::Create(id, start) = &commit.action {
             return match self.find(id, now) {
-                None => Ok(Session::start(start, now)),
+                None => Ok(Session::start(start, commit.lifetimes, now)),
                 Some(_) => Err(Reply::Occupied),
             };
         }
@@ -342,31 +287,38 @@ impl State {
             Some(Entry { what: What::Tombstone(successor), .. }) => return Err(Reply::Ended { successor: *successor }),
             Some(Entry { what: What::Session(session), .. }) => session.clone(),
         };
+        if commit.action.target().is_some() {
+            session.lifetimes = commit.lifetimes;
+            if session.until(now) <= now && !commit.action.begins() {
+                // By a setting that was lowered since.
+                self.entries.remove(commit.action.id());
+                return Err(Reply::Absent);
+            }
+        }
         if commit.seen.is_some_and(|seen| session.version < seen) {
             return Err(Reply::RolledBack);
         }
         match &commit.action {
-            Action::Renew(_, _, Renewal::Replace { start, .. }) => session = Session::start(start, now),
-            Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) => {
+            Action::Renew(_, _, Renewal::Replace { start, .. }) => {
+                session = Session::start(start, commit.lifetimes, now);
+            }
+            Action::Renew(_, _, Renewal::LogIn { principal }) => {
                 session.principal = Some(principal.clone());
-                session.ends = absolute_timeout.map(|timeout| now + timeout);
+                session.began = now;
             }
             Action::Renew(_, _, Renewal::Keep) | Action::Apply(_) | Action::Destroy(_) | Action::Create(..) => {}
         }
         Ok(session)
     }
 
-    /// Ends a session, also in the list of its principal; tells since when it stood there.
-    fn bury(&mut self, id: SessionId, successor: Option<SessionId>, now: Instant) -> Option<Version> {
+    /// Ends a session, also in the list of its principal.
+    fn bury(&mut self, id: SessionId, realm: &str, successor: Option<SessionId>, now: Instant) {
         let grave = Entry { what: What::Tombstone(successor), until: now + TOMBSTONE_LIFETIME };
-        let Some(Entry { what: What::Session(session), .. }) = self.entries.insert(id, grave) else { return None };
-        self.principals.get_mut(&session.principal?)?.remove(&id)
+        let buried = self.entries.insert(id, grave);
+        if let Some(Entry { what: What::Session(Session { principal: Some(principal), .. }), .. }) = buried {
+            self.lists.leave(realm, &principal, &id);
+        }
     }
-}
-
-fn micros_since_epoch() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -374,4 +326,12 @@ mod tests {
     use super::*;
 
     crate::conformance!(MemoryStore::new());
+
+    #[tokio::test]
+    async fn a_lost_list_is_whole_again_after_a_commit_or_touch() {
+        let store = MemoryStore::new();
+        let lose = async |realm: &str, principal: &str| store.lose_list(realm, principal);
+        super::super::conformance::a_lost_list_is_whole_again_after_a_commit_or_touch(Arc::new(store.clone()), lose)
+            .await;
+    }
 }

@@ -30,7 +30,8 @@ pub use near_cache::NearCacheLimits;
 pub mod conformance;
 
 pub use crate::commit::{
-    AboveLimit, Action, Commit, CommitId, Renewal, Reply, Revocation, Revoke, Revoked, SessionLimit, Start,
+    AboveLimit, Action, Commit, CommitId, Lifetimes, Renewal, Reply, Revocation, Revoke, Revoked, SessionLimit, Start,
+    Touch,
 };
 pub use crate::delta::{Change, Limits, parse_counter};
 pub use crate::freshness::Freshness;
@@ -51,8 +52,13 @@ pub trait SessionStore: Send + Sync + 'static {
     /// never "absent".
     fn load(&self, id: &SessionId) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
 
-    /// Applies a commit in one atomic step, all checks before the first write. A session whose principal is logged in by it, or
-    /// that moves or ends, is entered into, moved in or taken from the list of its principal in the same step.
+    /// Applies a commit in one atomic step, all checks before the first write. The session is prolonged, and lasts as
+    /// [`Commit::lifetimes`] says from now on; if that is over already, it ends, and the reply is [`Reply::Absent`].
+    ///
+    /// In the same step the session leaves the list of a principal whose session it no longer is, and is entered into the list of the
+    /// principal that it has then, in the commit's realm. A commit that leaves the principal as it was does so too: where a server
+    /// has lost a list, or a member of one, every live session is back in it after its next commit or touch, with the time of its
+    /// login.
     ///
     /// If the commit asks to be durable, the store waits until a replica has it, and says in the reply whether one has: before
     /// the deadline, since what was applied must be told.
@@ -67,27 +73,31 @@ pub trait SessionStore: Send + Sync + 'static {
     /// An error leaves open whether the commit was applied.
     fn commit(&self, commit: &Commit) -> impl Future<Output = Result<Reply, StoreError>> + Send;
 
-    /// The live sessions of a principal, those that logged in first first. None is missing and none is dead, at one moment
-    /// between call and answer.
+    /// The live sessions of a principal in a realm, those that logged in first first. None is missing and none is dead, at one moment
+    /// between call and answer; but for sessions that a server has dropped from the list by itself, which are missing until their next
+    /// commit or touch.
     ///
     /// # Errors
     ///
     /// As [`load`](Self::load).
-    fn sessions_of(&self, principal: &str) -> impl Future<Output = Result<Vec<Listed>, StoreError>> + Send;
+    fn sessions_of(&self, realm: &str, principal: &str)
+    -> impl Future<Output = Result<Vec<Listed>, StoreError>> + Send;
 
-    /// Ends sessions of a principal in one atomic step, as if each were destroyed. Durable: waits until a replica has it.
+    /// Ends sessions of a principal in a realm in one atomic step, as if each were destroyed: those that
+    /// [`sessions_of`](Self::sessions_of) shows. Durable: waits until a replica has it.
     ///
     /// # Errors
     ///
     /// An error leaves open whether it was applied.
     fn revoke(&self, revocation: &Revocation) -> impl Future<Output = Result<Revoked, StoreError>> + Send;
 
-    /// Prolongs a session to its full idle timeout, within its absolute timeout. Does nothing to one that is gone.
+    /// Prolongs a session as a commit does, with everything that this means for its lifetimes and its list. Does nothing to one that is
+    /// gone, and does not raise its version.
     ///
     /// # Errors
     ///
     /// Nobody waits for it, and the next request tries again, so that a store may drop it when in trouble.
-    fn touch(&self, id: &SessionId) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn touch(&self, touch: &Touch) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Whether [`load_copy`](Self::load_copy) may ever give one. Asked once, when the layer is built. The default: no.
     fn has_copies(&self) -> bool {
@@ -210,8 +220,8 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(crate) trait ErasedStore: Send + Sync + 'static {
     fn load<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<Loaded, StoreError>>;
     fn commit<'a>(&'a self, commit: &'a Commit) -> BoxFuture<'a, Result<Reply, StoreError>>;
-    fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>>;
-    fn sessions_of<'a>(&'a self, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
+    fn touch<'a>(&'a self, touch: &'a Touch) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn sessions_of<'a>(&'a self, realm: &'a str, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>>;
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>>;
     fn has_copies(&self) -> bool;
     fn load_copy<'a>(&'a self, id: &'a SessionId, wanted: &'a Freshness) -> BoxFuture<'a, Option<Record>>;
@@ -228,12 +238,12 @@ impl<S: SessionStore> ErasedStore for S {
         Box::pin(SessionStore::commit(self, commit))
     }
 
-    fn touch<'a>(&'a self, id: &'a SessionId) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(SessionStore::touch(self, id))
+    fn touch<'a>(&'a self, touch: &'a Touch) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(SessionStore::touch(self, touch))
     }
 
-    fn sessions_of<'a>(&'a self, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
-        Box::pin(SessionStore::sessions_of(self, principal))
+    fn sessions_of<'a>(&'a self, realm: &'a str, principal: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, StoreError>> {
+        Box::pin(SessionStore::sessions_of(self, realm, principal))
     }
 
     fn revoke<'a>(&'a self, revocation: &'a Revocation) -> BoxFuture<'a, Result<Revoked, StoreError>> {

@@ -122,7 +122,7 @@ impl NearCache {
         self.part(session).invalidate(session);
     }
 
-    /// Sessions of a principal ended.
+    /// Sessions of a principal ended. Of any realm, which a record does not tell: one dropped in vain costs a read.
     pub(crate) fn drop_principal(&self, principal: &str) {
         for part in &self.parts {
             lock(part).invalidate_if(|cached| cached.record.principal.as_deref() == Some(principal));

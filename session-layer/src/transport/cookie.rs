@@ -88,6 +88,18 @@ impl Cookie {
         }
     }
 
+    /// The name without the prefix that tells browsers what to ask of it (RFC 6265bis, section 4.1.3).
+    pub(crate) fn bare_name(&self) -> &str {
+        // The longest first: it begins like another.
+        ["__Host-Http-", "__Http-", "__Host-", "__Secure-"]
+            .iter()
+            .find_map(|prefix| {
+                let (start, rest) = self.name.split_at_checked(prefix.len())?;
+                (start.eq_ignore_ascii_case(prefix) && !rest.is_empty()).then_some(rest)
+            })
+            .unwrap_or(&self.name)
+    }
+
     /// The first ID that was signed by us, from all `Cookie` headers of a request.
     pub(crate) fn read<'a>(
         &self,

@@ -382,13 +382,13 @@ async fn a_store_that_panics_is_503() {
         async fn commit(&self, _: &Commit) -> Result<Reply, StoreError> {
             panic!("a bug in a store")
         }
-        async fn sessions_of(&self, _: &str) -> Result<Vec<Listed>, StoreError> {
+        async fn sessions_of(&self, _: &str, _: &str) -> Result<Vec<Listed>, StoreError> {
             panic!("a bug in a store")
         }
         async fn revoke(&self, _: &Revocation) -> Result<Revoked, StoreError> {
             panic!("a bug in a store")
         }
-        async fn touch(&self, _: &session_layer::SessionId) -> Result<(), StoreError> {
+        async fn touch(&self, _: &session_layer::store::Touch) -> Result<(), StoreError> {
             Ok(())
         }
     }

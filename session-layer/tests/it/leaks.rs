@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
-use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError};
+use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError, Touch};
 use session_layer::{LazySession, Session, SessionError, SessionId, SessionLayer};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, advance, sleep};
@@ -39,16 +39,16 @@ impl SessionStore for Counted {
         self.store.commit(commit).await
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-        self.store.sessions_of(principal).await
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        self.store.sessions_of(realm, principal).await
     }
 
     async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
         self.store.revoke(revocation).await
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
-        self.store.touch(id).await
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
+        self.store.touch(touch).await
     }
 }
 

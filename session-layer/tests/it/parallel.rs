@@ -165,7 +165,7 @@ async fn an_update_that_meets_a_faster_writer_starts_from_what_that_one_wrote() 
 #[tokio::test(start_paused = true)]
 async fn an_update_that_always_loses_is_a_typed_error_and_changes_nothing() {
     use session_layer::store::{
-        Action, Commit, Listed, Loaded, MemoryStore, Reply, Revocation, Revoked, SessionStore, StoreError,
+        Action, Commit, Listed, Loaded, MemoryStore, Reply, Revocation, Revoked, SessionStore, StoreError, Touch,
     };
     use session_layer::{SessionId, SessionLayer};
 
@@ -182,14 +182,14 @@ async fn an_update_that_always_loses_is_a_typed_error_and_changes_nothing() {
                 _ => self.0.commit(commit).await,
             }
         }
-        async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-            self.0.sessions_of(principal).await
+        async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+            self.0.sessions_of(realm, principal).await
         }
         async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
             self.0.revoke(revocation).await
         }
-        async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
-            self.0.touch(id).await
+        async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
+            self.0.touch(touch).await
         }
     }
 

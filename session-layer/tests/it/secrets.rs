@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::post;
 use base64::Engine;
-use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError};
+use session_layer::store::{Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError, Touch};
 use session_layer::{LazySession, Session, SessionError, SessionId, SessionLayer};
 
 use crate::fixture::{App, Browser, Call, Captured, Fault, SECRET, TestStore};
@@ -36,8 +36,8 @@ impl SessionStore for Printing {
         reply
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-        let listed = self.inner.sessions_of(principal).await;
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        let listed = self.inner.sessions_of(realm, principal).await;
         self.print(&listed);
         listed
     }
@@ -48,8 +48,8 @@ impl SessionStore for Printing {
         revoked
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
-        self.inner.touch(id).await
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
+        self.inner.touch(touch).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::advance;
 
-use crate::fixture::{App, Browser, layer, millis, minutes, settle, setup, setup_with};
+use crate::fixture::{App, layer, millis, minutes, settle, setup, setup_with};
 
 #[tokio::test(start_paused = true)]
 async fn a_session_ends_after_its_idle_timeout_and_not_before() {
@@ -115,19 +115,19 @@ async fn a_touch_does_not_reach_beyond_the_absolute_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_keeps_the_idle_timeout_that_it_began_with() {
+async fn a_changed_idle_timeout_reaches_a_session_at_its_next_commit() {
     let (store, browser) = setup();
     browser.run("insert a 1").await.expect(200);
-    let deployed = App::new(layer(&store).idle_timeout(minutes(5)).build().unwrap());
-    let at_new: Browser = browser.at(&deployed);
+    let with = |idle| App::new(layer(&store).idle_timeout(idle).build().unwrap());
+    let (lowered, raised) = (with(minutes(5)), with(minutes(60)));
     advance(minutes(20)).await;
-    at_new.run("get a; insert b 1").await.says("1");
-    advance(minutes(20)).await;
-    at_new.run("get a").await.says("1");
-    let young = at_new.other();
-    young.run("insert a 1").await.expect(200);
+    browser.at(&lowered).run("insert b 1").await.expect(200);
+    advance(minutes(4)).await;
+    browser.at(&raised).run("insert b 2").await.expect(200);
+    advance(minutes(59)).await;
+    browser.at(&lowered).run("get b; insert b 3").await.says("2");
     advance(minutes(6)).await;
-    young.run("exists").await.says("false");
+    browser.run("exists").await.says("false");
 }
 
 #[tokio::test(start_paused = true)]

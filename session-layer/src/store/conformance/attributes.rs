@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::draft::{Draft, alive, apply, assert_lasts, attributes, create, create_with, draft, load, start};
+use super::draft::{Draft, alive, apply, assert_lasts, attributes, create, create_with, draft, load, start, touch};
 use crate::error::Limit;
 use crate::id::SessionId;
 use crate::store::{Action, Attributes, Change, Loaded, Renewal, Reply, SessionStore, Start};
@@ -16,19 +16,19 @@ pub async fn a_created_session_loads_as_it_was_made(store: Arc<impl SessionStore
     let id = SessionId::random();
     let start = Start {
         created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-        idle_timeout: Duration::from_millis(60_001),
-        absolute_timeout: Some(Duration::from_secs(7200)),
         principal: Some("älice@example.com".into()),
     };
-    let (version, _) = draft(Action::Create(id, start.clone())).set("a", "1").set("b", "[\"x\"]").applied(&store).await;
+    let (idle_timeout, absolute_timeout) = (Duration::from_millis(60_001), Duration::from_secs(7200));
+    let creation = draft(Action::Create(id, start.clone())).lasting(idle_timeout, Some(absolute_timeout));
+    let (version, _) = creation.set("a", "1").set("b", "[\"x\"]").applied(&store).await;
     let record = alive(&store, &id).await;
     assert_eq!(record.attributes, attributes(&[("a", "1"), ("b", "[\"x\"]")]));
     assert_eq!(record.created_on, start.created_on);
-    assert_eq!(record.idle_timeout, start.idle_timeout);
+    assert_eq!(record.idle_timeout, idle_timeout);
     assert_eq!(record.principal, start.principal);
     assert_eq!(record.version, version);
-    assert!(record.ttl <= start.idle_timeout && record.ttl > Duration::from_secs(30), "{:?}", record.ttl);
-    assert_lasts(&record, Duration::from_secs(7200));
+    assert!(record.ttl <= idle_timeout && record.ttl > Duration::from_secs(30), "{:?}", record.ttl);
+    assert_lasts(&record, absolute_timeout);
 
     let other = create(&store).await;
     let record = alive(&store, &other).await;
@@ -42,7 +42,7 @@ pub async fn an_unknown_id_is_absent(store: Arc<impl SessionStore>) {
     assert_eq!(apply(id).set("a", "1").reply(&store).await, Reply::Absent);
     assert_eq!(draft(Action::Renew(id, id.successor(), Renewal::Keep)).reply(&store).await, Reply::Absent);
     assert_eq!(draft(Action::Destroy(id)).reply(&store).await, Reply::Absent);
-    store.touch(&id).await.unwrap();
+    touch(&store, &id).await;
     assert_eq!(load(&store, &id).await, Loaded::Absent, "nothing of it came to be");
 }
 
@@ -293,7 +293,7 @@ pub async fn the_size_of_the_record_stays_right(store: Arc<impl SessionStore>) {
         one_more().limits(count + 1, size + 1).applied(&store).await;
         apply(id).remove("+").applied(&store).await;
         let to = id.successor();
-        let renewal = Renewal::LogIn { principal: "alice".into(), absolute_timeout: Some(Duration::from_secs(60)) };
+        let renewal = Renewal::LogIn { principal: "alice".into() };
         draft(Action::Renew(id, to, renewal)).applied(&store).await;
         id = to;
     }

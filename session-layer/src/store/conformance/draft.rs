@@ -9,9 +9,15 @@ use tokio::time::Instant;
 
 use crate::id::{SessionHandle, SessionId};
 use crate::store::{
-    AboveLimit, Action, Attributes, Change, Commit, CommitId, Limits, Listed, Loaded, Record, Reply, Revocation,
-    Revoke, SessionLimit, SessionStore, Start, StoreError, Version,
+    AboveLimit, Action, Attributes, Change, Commit, CommitId, Lifetimes, Limits, Listed, Loaded, Record, Reply,
+    Revocation, Revoke, SessionLimit, SessionStore, Start, StoreError, Touch, Version,
 };
+
+/// Where the sessions of these checks are listed, but for those that are about realms.
+pub(super) const REALM: &str = "session";
+
+/// How long they last, but for those that are about time.
+pub(super) const LIFETIMES: Lifetimes = Lifetimes { idle_timeout: Duration::from_secs(60), absolute_timeout: None };
 
 /// A principal of this check alone, since checks may share a server. Leaked: a test process does not live long.
 pub(super) fn somebody() -> &'static str {
@@ -29,11 +35,19 @@ pub(super) async fn log_in(store: &Arc<impl SessionStore>, principal: &str) -> S
 }
 
 pub(super) async fn list(store: &Arc<impl SessionStore>, principal: &str) -> Vec<Listed> {
-    store.sessions_of(principal).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+    list_in(store, REALM, principal).await
+}
+
+pub(super) async fn list_in(store: &Arc<impl SessionStore>, realm: &str, principal: &str) -> Vec<Listed> {
+    store.sessions_of(realm, principal).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
 pub(super) async fn listed(store: &Arc<impl SessionStore>, principal: &str) -> Vec<SessionHandle> {
-    list(store, principal).await.into_iter().map(|session| session.handle).collect()
+    listed_in(store, REALM, principal).await
+}
+
+pub(super) async fn listed_in(store: &Arc<impl SessionStore>, realm: &str, principal: &str) -> Vec<SessionHandle> {
+    list_in(store, realm, principal).await.into_iter().map(|session| session.handle).collect()
 }
 
 pub(super) fn handles(ids: &[SessionId]) -> Vec<SessionHandle> {
@@ -43,6 +57,7 @@ pub(super) fn handles(ids: &[SessionId]) -> Vec<SessionHandle> {
 pub(super) fn revocation(principal: &str, which: Revoke) -> Revocation {
     Revocation {
         id: CommitId::random(),
+        realm: REALM.into(),
         principal: principal.to_owned(),
         which,
         deadline: Instant::now() + Duration::from_secs(5),
@@ -60,7 +75,28 @@ pub(super) async fn revoke(store: &Arc<impl SessionStore>, principal: &str, whic
 pub(super) struct Draft(pub(super) Commit);
 
 pub(super) fn draft(action: Action) -> Draft {
-    Draft(Commit::new(action, Instant::now() + Duration::from_secs(5)))
+    let mut commit = Commit::new(action, Instant::now() + Duration::from_secs(5));
+    (commit.realm, commit.lifetimes) = (REALM.into(), LIFETIMES);
+    Draft(commit)
+}
+
+pub(super) async fn touch(store: &Arc<impl SessionStore>, id: &SessionId) {
+    touch_for(store, id, LIFETIMES.idle_timeout, LIFETIMES.absolute_timeout).await;
+}
+
+pub(super) async fn touch_in(store: &Arc<impl SessionStore>, realm: &str, id: &SessionId) {
+    let touch = Touch::new(*id, realm, LIFETIMES);
+    store.touch(&touch).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+}
+
+pub(super) async fn touch_for(
+    store: &Arc<impl SessionStore>,
+    id: &SessionId,
+    idle_timeout: Duration,
+    absolute_timeout: Option<Duration>,
+) {
+    let touch = Touch::new(*id, REALM, Lifetimes { idle_timeout, absolute_timeout });
+    store.touch(&touch).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
 }
 
 pub(super) fn apply(id: SessionId) -> Draft {
@@ -103,6 +139,11 @@ impl Draft {
         self
     }
 
+    pub(super) fn lasting(mut self, idle_timeout: Duration, absolute_timeout: Option<Duration>) -> Self {
+        self.0.lifetimes = Lifetimes { idle_timeout, absolute_timeout };
+        self
+    }
+
     pub(super) fn at_most(mut self, most: usize, above: AboveLimit) -> Self {
         self.0.sessions = Some(SessionLimit { most, above });
         self
@@ -126,12 +167,7 @@ pub(super) fn chain(error: &StoreError) -> String {
 }
 
 pub(super) fn start() -> Start {
-    Start {
-        created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(1_750_000_000_789),
-        idle_timeout: Duration::from_secs(60),
-        absolute_timeout: None,
-        principal: None,
-    }
+    Start { created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(1_750_000_000_789), principal: None }
 }
 
 pub(super) async fn create(store: &Arc<impl SessionStore>) -> SessionId {
@@ -151,8 +187,7 @@ pub(super) async fn create_for(
     absolute: Option<Duration>,
 ) -> SessionId {
     let id = SessionId::random();
-    let start = Start { idle_timeout: idle, absolute_timeout: absolute, ..start() };
-    draft(Action::Create(id, start)).applied(store).await;
+    draft(Action::Create(id, start())).lasting(idle, absolute).applied(store).await;
     id
 }
 

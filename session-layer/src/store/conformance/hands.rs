@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::draft::{alive, apply, create, draft, load, start};
+use super::draft::{
+    REALM, alive, apply, create, draft, handles, listed, load, log_in, login, pause, revoke, somebody, start, touch,
+};
 use crate::id::SessionId;
-use crate::store::{Action, Loaded, Renewal, SessionStore, TOMBSTONE_LIFETIME};
+use crate::store::{AboveLimit, Action, Loaded, Renewal, Revoke, SessionStore, TOMBSTONE_LIFETIME};
 
 /// "Not found" would start a new session over a live one. `fail` makes the next read fail.
 pub async fn a_failed_read_is_never_absent(store: Arc<impl SessionStore>, fail: impl FnOnce()) {
@@ -34,7 +36,7 @@ pub async fn a_touch_does_not_prolong_a_tombstone(store: Arc<impl SessionStore>,
     let id = create(&store).await;
     draft(Action::Destroy(id)).applied(&store).await;
     pass(TOMBSTONE_LIFETIME / 2).await;
-    store.touch(&id).await.unwrap();
+    touch(&store, &id).await;
     pass(TOMBSTONE_LIFETIME / 2 + Duration::from_secs(1)).await;
     assert_eq!(load(&store, &id).await, Loaded::Absent);
 }
@@ -54,7 +56,7 @@ pub async fn every_call_is_one_round_trip(store: Arc<impl SessionStore>, count: 
     one_more("load");
     apply(id).set("a", "2").add("n", 1).when("a", Some("1")).applied(&store).await;
     one_more("apply");
-    store.touch(&id).await.unwrap();
+    touch(&store, &id).await;
     one_more("touch");
     let to = id.successor();
     draft(Action::Renew(id, to, Renewal::Keep)).applied(&store).await;
@@ -63,4 +65,48 @@ pub async fn every_call_is_one_round_trip(store: Arc<impl SessionStore>, count: 
     one_more("destroy");
     load(&store, &to).await;
     one_more("load a tombstone");
+}
+
+/// A server that evicts keys may take a list, and others may delete one or write something else there. `lose` makes that happen to
+/// the list of a principal in a realm; afterwards nobody is listed there.
+pub async fn a_lost_list_is_whole_again_after_a_commit_or_touch(
+    store: Arc<impl SessionStore>,
+    lose: impl AsyncFn(&str, &str),
+) {
+    let alice = somebody();
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(log_in(&store, alice).await);
+        pause().await;
+    }
+    lose(REALM, alice).await;
+    assert_eq!(listed(&store, alice).await, []);
+    // In another order than that of the logins, which stays.
+    touch(&store, &sessions[2]).await;
+    apply(sessions[1]).set("a", "1").applied(&store).await;
+    let renewed = sessions[0].successor();
+    draft(Action::Renew(sessions[0], renewed, Renewal::Keep)).applied(&store).await;
+    assert_eq!(listed(&store, alice).await, handles(&[renewed, sessions[1], sessions[2]]));
+    lose(REALM, alice).await;
+    // A login counts those that are listed. The next one after all are back keeps the limit again.
+    let most = |id| draft(login(id, alice)).at_most(3, AboveLimit::EvictOldest);
+    let [fourth, fifth] = [SessionId::random(), SessionId::random()];
+    most(fourth).applied(&store).await;
+    pause().await;
+    for id in [sessions[2], renewed, sessions[1]] {
+        touch(&store, &id).await;
+    }
+    assert_eq!(listed(&store, alice).await, handles(&[renewed, sessions[1], sessions[2], fourth]));
+    most(fifth).applied(&store).await;
+    assert_eq!(listed(&store, alice).await, handles(&[sessions[2], fourth, fifth]));
+    // While it is gone, a session can be ended by itself, and is not listed again.
+    lose(REALM, alice).await;
+    draft(Action::Destroy(fourth)).applied(&store).await;
+    for id in [sessions[2], fourth, fifth] {
+        touch(&store, &id).await;
+    }
+    assert_eq!(revoke(&store, alice, Revoke::All).await, 2);
+    for id in [sessions[2], fourth, fifth] {
+        assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+    }
 }

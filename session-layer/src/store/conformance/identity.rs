@@ -11,11 +11,12 @@ use crate::store::{Action, Loaded, Renewal, Reply, SessionStore, Start, Version}
 /// And leaves a tombstone that names it.
 pub async fn renewing_moves_everything_to_the_new_id(store: Arc<impl SessionStore>) {
     let id = SessionId::random();
-    let start = Start { absolute_timeout: Some(Duration::from_secs(600)), principal: Some("alice".into()), ..start() };
-    draft(Action::Create(id, start.clone())).set("a", "1").set("n", "2").applied(&store).await;
+    let (idle, absolute) = (Duration::from_secs(60), Some(Duration::from_secs(600)));
+    let start = Start { principal: Some("alice".into()), ..start() };
+    draft(Action::Create(id, start)).lasting(idle, absolute).set("a", "1").set("n", "2").applied(&store).await;
     let before = alive(&store, &id).await;
     let to = id.successor();
-    let (version, _) = draft(Action::Renew(id, to, Renewal::Keep)).applied(&store).await;
+    let (version, _) = draft(Action::Renew(id, to, Renewal::Keep)).lasting(idle, absolute).applied(&store).await;
     let after = alive(&store, &to).await;
     assert_eq!(after.attributes, before.attributes);
     assert_eq!((after.created_on, after.idle_timeout), (before.created_on, before.idle_timeout));
@@ -42,12 +43,12 @@ pub async fn renewing_changes_attributes_in_the_same_step(store: Arc<impl Sessio
 /// What was in the session before the login stays.
 pub async fn logging_in_names_the_principal_and_restarts_the_absolute_timeout(store: Arc<impl SessionStore>) {
     let id = SessionId::random();
-    let start = Start { absolute_timeout: Some(Duration::from_secs(600)), ..start() };
-    draft(Action::Create(id, start)).set("cart", "[1]").applied(&store).await;
+    let (idle, absolute) = (Duration::from_secs(60), Some(Duration::from_secs(600)));
+    draft(Action::Create(id, start())).lasting(idle, absolute).set("cart", "[1]").applied(&store).await;
     let before = alive(&store, &id).await;
     let to = id.successor();
-    let absolute_timeout = Some(Duration::from_secs(1200));
-    draft(Action::Renew(id, to, Renewal::LogIn { principal: "bob".into(), absolute_timeout }))
+    draft(Action::Renew(id, to, Renewal::LogIn { principal: "bob".into() }))
+        .lasting(idle, Some(Duration::from_secs(1200)))
         .set("a", "1")
         .applied(&store)
         .await;
@@ -58,19 +59,17 @@ pub async fn logging_in_names_the_principal_and_restarts_the_absolute_timeout(st
     assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
     // The next login is another principal's.
     let last = to.successor();
-    draft(Action::Renew(to, last, Renewal::LogIn { principal: "carol".into(), absolute_timeout }))
-        .applied(&store)
-        .await;
+    draft(Action::Renew(to, last, Renewal::LogIn { principal: "carol".into() })).applied(&store).await;
     assert_eq!(alive(&store, &last).await.principal.as_deref(), Some("carol"));
 }
 
 /// When the setting is gone by then.
 pub async fn logging_in_may_end_the_absolute_timeout(store: Arc<impl SessionStore>) {
     let id = SessionId::random();
-    let start = Start { absolute_timeout: Some(Duration::from_secs(20)), ..start() };
-    draft(Action::Create(id, start)).applied(&store).await;
+    let (idle, absolute) = (Duration::from_secs(60), Some(Duration::from_secs(20)));
+    draft(Action::Create(id, start())).lasting(idle, absolute).applied(&store).await;
     let to = id.successor();
-    let renewal = Renewal::LogIn { principal: "bob".into(), absolute_timeout: None };
+    let renewal = Renewal::LogIn { principal: "bob".into() };
     draft(Action::Renew(id, to, renewal)).applied(&store).await;
     let record = alive(&store, &to).await;
     assert_eq!(record.expires_on, None);
@@ -80,12 +79,14 @@ pub async fn logging_in_may_end_the_absolute_timeout(store: Arc<impl SessionStor
 /// Nothing of the old session goes over.
 pub async fn replacing_starts_from_nothing(store: Arc<impl SessionStore>) {
     let id = SessionId::random();
-    let old = Start { absolute_timeout: Some(Duration::from_secs(600)), principal: Some("alice".into()), ..start() };
-    draft(Action::Create(id, old)).set("secret", "1").set("n", "5").applied(&store).await;
+    let old = Start { principal: Some("alice".into()), ..start() };
+    let (idle, absolute) = (Duration::from_secs(60), Some(Duration::from_secs(600)));
+    draft(Action::Create(id, old)).lasting(idle, absolute).set("secret", "1").set("n", "5").applied(&store).await;
     let to = id.successor();
     let created_on = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_456);
-    let new = Start { created_on, idle_timeout: Duration::from_secs(90), absolute_timeout: None, principal: None };
-    let renew = draft(Action::Renew(id, to, Renewal::Replace { start: new, linked: true }));
+    let new = Start { created_on, principal: None };
+    let renew = draft(Action::Renew(id, to, Renewal::Replace { start: new, linked: true }))
+        .lasting(Duration::from_secs(90), None);
     let (version, counters) = renew.set("flash", "\"bye\"").add("n", 1).applied(&store).await;
     assert_eq!(counters, BTreeMap::from([("n".into(), 1)]));
     let record = alive(&store, &to).await;

@@ -23,6 +23,9 @@ pub use concurrent::*;
 mod principals; // whose sessions there are
 pub use principals::*;
 
+mod realms; // in which list each is
+pub use realms::*;
+
 mod hands; // checks that need a hand; no part of the macro
 pub use hands::*;
 
@@ -81,6 +84,11 @@ macro_rules! conformance {
             a_touch_revives_nothing
             a_touch_leaves_tombstones_alone
             the_absolute_timeout_ends_a_session_in_use
+            a_changed_idle_timeout_counts_from_the_next_commit
+            a_changed_idle_timeout_counts_from_the_next_touch
+            a_changed_absolute_timeout_counts_from_the_start_of_the_session
+            a_changed_absolute_timeout_counts_from_the_login
+            a_lowered_absolute_timeout_may_end_a_session_at_once
             concurrent_adds_are_all_counted
             concurrent_changes_of_different_attributes_are_all_kept
             of_concurrent_compare_and_sets_one_wins
@@ -104,6 +112,10 @@ macro_rules! conformance {
             of_concurrent_logins_no_more_than_the_limit_stay
             a_login_that_races_with_a_revocation_is_listed_or_gone
             a_durable_commit_says_whether_it_is
+            each_realm_has_its_own_lists
+            a_realm_does_not_run_into_its_principal
+            a_commit_lists_a_session_that_was_not_listed
+            a_touch_lists_a_session_that_was_not_listed
         }
     };
     (@tests $store:expr; $($check:ident)*) => {
@@ -132,6 +144,7 @@ mod tests {
             include_str!("timeouts.rs"),
             include_str!("concurrent.rs"),
             include_str!("principals.rs"),
+            include_str!("realms.rs"),
         ];
         let checks: Vec<&str> = files
             .iter()

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::draft::{
     alive, all, apply, attributes, create, create_with, draft, handles, list, listed, load, log_in, login, pause,
-    revocation, revoke, somebody, start, until_absent, until_ttl_is_below,
+    revocation, revoke, somebody, start, touch_for, until_absent, until_ttl_is_below,
 };
 use crate::id::SessionId;
 use crate::store::{AboveLimit, Action, Loaded, Record, Renewal, Reply, Revoke, SessionStore, Start};
@@ -21,7 +21,7 @@ pub async fn a_login_lists_the_session_under_its_principal(store: Arc<impl Sessi
     let anonymous = create_with(&store, &[("device", "\"phone\"")]).await;
     let second = anonymous.successor();
     let principal = alice.to_owned();
-    draft(Action::Renew(anonymous, second, Renewal::LogIn { principal, absolute_timeout: None })).applied(&store).await;
+    draft(Action::Renew(anonymous, second, Renewal::LogIn { principal })).applied(&store).await;
     log_in(&store, bob).await;
     let sessions = list(&store, alice).await;
     assert_eq!(sessions.iter().map(|session| session.handle).collect::<Vec<_>>(), [first.handle(), second.handle()]);
@@ -66,7 +66,7 @@ pub async fn a_session_of_another_principal_moves_lists(store: Arc<impl SessionS
     let [alice, bob, carol] = [somebody(), somebody(), somebody()];
     let id = log_in(&store, alice).await;
     let to = id.successor();
-    let renewal = Renewal::LogIn { principal: bob.into(), absolute_timeout: None };
+    let renewal = Renewal::LogIn { principal: bob.into() };
     draft(Action::Renew(id, to, renewal)).applied(&store).await;
     assert_eq!((listed(&store, alice).await, listed(&store, bob).await), (vec![], vec![to.handle()]));
     let last = to.successor();
@@ -80,9 +80,8 @@ pub async fn what_expires_is_no_longer_listed(store: Arc<impl SessionStore>) {
     let alice = somebody();
     let short = SessionId::random();
     let idle_timeout = Duration::from_secs(1);
-    let start = Start { principal: Some(alice.into()), idle_timeout, ..start() };
     let stays = log_in(&store, alice).await;
-    draft(Action::Create(short, start)).applied(&store).await;
+    draft(login(short, alice)).lasting(idle_timeout, None).applied(&store).await;
     assert_eq!(listed(&store, alice).await.len(), 2);
     until_absent(&store, &short).await;
     assert_eq!(listed(&store, alice).await, [stays.handle()]);
@@ -97,16 +96,15 @@ pub async fn prolonging_keeps_a_session_listed(store: Arc<impl SessionStore>) {
         let alice = somebody();
         // Longer than a busy machine stands still.
         let idle_timeout = Duration::from_secs(3);
-        let start = Start { principal: Some(alice.into()), idle_timeout, ..start() };
         let id = SessionId::random();
-        draft(Action::Create(id, start)).applied(&store).await;
+        draft(login(id, alice)).lasting(idle_timeout, None).applied(&store).await;
         let begun = Instant::now();
         while begun.elapsed() < idle_timeout + Duration::from_millis(300) {
             until_ttl_is_below(&store, &id, idle_timeout - Duration::from_millis(300)).await;
             if touch {
-                store.touch(&id).await.unwrap();
+                touch_for(&store, &id, idle_timeout, None).await;
             } else {
-                apply(id).set("a", "1").applied(&store).await;
+                apply(id).lasting(idle_timeout, None).set("a", "1").applied(&store).await;
             }
         }
         assert_eq!(listed(&store, alice).await, [id.handle()], "prolonged by touches: {touch}");
@@ -198,7 +196,7 @@ pub async fn a_login_above_the_limit_is_refused(store: Arc<impl SessionStore>) {
     let [alice, bob] = [somebody(), somebody()];
     let first = log_in(&store, alice).await;
     let anonymous = create(&store).await;
-    let renewal = Renewal::LogIn { principal: alice.into(), absolute_timeout: None };
+    let renewal = Renewal::LogIn { principal: alice.into() };
     let refused = draft(Action::Renew(anonymous, anonymous.successor(), renewal)).at_most(1, AboveLimit::Refuse);
     assert_eq!(refused.reply(&store).await, Reply::TooManySessions);
     assert_eq!(alive(&store, &anonymous).await.principal, None);
@@ -211,7 +209,7 @@ pub async fn a_second_login_in_the_same_session_counts_once(store: Arc<impl Sess
     let alice = somebody();
     let id = log_in(&store, alice).await;
     let to = id.successor();
-    let renewal = Renewal::LogIn { principal: alice.into(), absolute_timeout: None };
+    let renewal = Renewal::LogIn { principal: alice.into() };
     draft(Action::Renew(id, to, renewal)).at_most(1, AboveLimit::Refuse).applied(&store).await;
     assert_eq!(listed(&store, alice).await, [to.handle()]);
 }
@@ -249,7 +247,7 @@ pub async fn a_login_that_races_with_a_revocation_is_listed_or_gone(store: Arc<i
             }
             let anonymous = create(&store).await;
             let id = anonymous.successor();
-            let renewal = Renewal::LogIn { principal: alice.into(), absolute_timeout: None };
+            let renewal = Renewal::LogIn { principal: alice.into() };
             draft(Action::Renew(anonymous, id, renewal)).applied(&store).await;
             Some(id)
         }

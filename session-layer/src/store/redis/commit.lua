@@ -9,9 +9,10 @@
 -- ARGV  1 what is done: `apply`; `amend`, the same with more to it; `create`, `keep`, `login`, `replace`
 --       2 deadline in microseconds of Redis' clock  3 how long to remember the reply, in milliseconds
 --       4 the version that the request has seen, or nothing  5 the most attributes and bytes that a session may have
---       all but `apply`: 6 whether all attributes go  7 how many versions to remember  8 how many conditions
---       but for `amend`: 9 principal  10 created  11 idle timeout  12 absolute timeout  13 how long a tombstone lasts
---       14 what it names  15 the most sessions that a principal may have  16 whether the oldest end above that
+--       6 its lifetimes, as their field has them  7 what the keys of its realm's lists start with
+--       all but `apply`: 8 whether all attributes go  9 how many versions to remember  10 how many conditions
+--       but for `amend`: 11 principal  12 created  13 how long a tombstone lasts  14 what it names
+--       15 the most sessions that a principal may have  16 whether the oldest end above that
 --       then two for each condition and three for each change; the replies are read by reply.rs
 
 local known = redis.pcall('GET', KEYS[2])
@@ -41,16 +42,16 @@ local function refuse(reply, remembered)
   return reply
 end
 
-local action, first_condition, first_change = argv[1], 6, 6
+local action, first_condition, first_change = argv[1], 8, 8
 local starts_or_moves, fresh, begins, clear, remembered, conditions, principal = false, false, false, false, 0, 0, ''
 if action ~= 'apply' then
-  clear, remembered, conditions = argv[6] == '1', tonumber(argv[7]), tonumber(argv[8])
-  first_condition = 9
+  clear, remembered, conditions = argv[8] == '1', tonumber(argv[9]), tonumber(argv[10])
+  first_condition = 11
   if action ~= 'amend' then
     starts_or_moves = true
     fresh = action == 'create' or action == 'replace'
     begins = fresh or action == 'login'
-    principal = argv[9]
+    principal = argv[11]
     first_condition = 17
   end
   first_change = first_condition + 2 * conditions
@@ -59,7 +60,8 @@ end
 -- What is there, and whether the action can be done to it.
 
 local have, reserved = {}, 0
-local created, idle, ends, version, size, principal_before, history, left
+local created, began, version, size, lifetimes, principal_before, history, left
+local idle, absolute = string.match(argv[6], '^(%d+) ?(%d*)$')
 if action == 'create' then
   if redis.call('EXISTS', KEYS[1]) == 1 then
     return 'O'
@@ -68,7 +70,7 @@ else
   if KEYS[3] and redis.call('EXISTS', KEYS[3]) == 1 then
     return 'O'
   end
-  local names = { '@c', '@i', '@a', '@v', '@s', '@p', '@h', false }
+  local names = { '@c', '@b', '@v', '@s', '@i', '@p', '@h', false }
   reserved = remembered > 0 and 7 or 6
   local count = reserved
   for i = first_condition, first_change - 1, 2 do
@@ -89,32 +91,37 @@ else
       have[first + i - 1] = value
     end
   end
-  created, idle, ends, version, size, principal_before = have[1], have[2], have[3], have[4], have[5], have[6]
+  created, began, version, size, lifetimes, principal_before = have[1], have[2], have[3], have[4], have[5], have[6]
   history = remembered > 0 and have[7]
   if not created then
     local successor = redis.call('HGET', KEYS[1], '@t')
     return successor and 'E' .. successor or 'N'
   end
-  if not (idle and version and size) then
+  if not (began and version and size and lifetimes) then
     return 'N'
   end
-  -- Numbers as we write them; nothing else, and nothing that a double does not hold exactly. Only PEXPIRE minds a leading zero.
-  local numbers = idle .. ' ' .. created .. ' ' .. version .. ' ' .. size .. ' ' .. (ends or '0')
-  if not string.find(numbers, '^[1-9]%d* %d+ %d+ %d+ %d+$') then
-    if not string.find(numbers, '^%d+ %d+ %d+ %d+ %d+$') then
-      return 'N'
-    end
-    idle = string.format('%.0f', idle)
+  -- Numbers as we write them; nothing else, and nothing that a double does not hold exactly.
+  local numbers = created .. ' ' .. version .. ' ' .. size .. ' ' .. began
+  if not string.find(numbers, '^%d+ %d+ %d+ %d+$') then
+    return 'N'
   end
-  for i = 1, 5 do
+  for i = 1, 4 do
     local text = have[i]
-    if text and #text > 15 and (#text > 16 or text > '9007199254740991') then
+    if #text > 15 and (#text > 16 or text > '9007199254740991') then
       return 'N'
     end
   end
-  left = ends and ends - string.sub(now, 1, -4)
-  if left and left <= 0 then
+  if lifetimes ~= argv[6] and not string.find(lifetimes, '^%d+$') and not string.find(lifetimes, '^%d+ %d+$') then
     return 'N'
+  end
+  if absolute ~= '' and not begins then
+    left = absolute - (now - began) / 1000
+    left = left - left % 1
+    if left <= 0 then
+      -- By a setting that was lowered since: else the key had expired.
+      redis.call('DEL', KEYS[1])
+      return 'N'
+    end
   end
   local seen = argv[4]
   if seen ~= version and seen ~= '' and tonumber(version) < tonumber(seen) then
@@ -123,14 +130,10 @@ else
 end
 local version_before = version
 if fresh then
-  have, version, version_before, size, history, idle = {}, nil, nil, 0, nil, argv[11]
+  have, version, version_before, size, history = {}, nil, nil, 0, nil
 end
 if begins then
-  ends, left = nil, nil
-  if argv[12] ~= '' then
-    left = tonumber(argv[12])
-    ends = string.format('%.0f', string.sub(now, 1, -4) + left)
-  end
+  began, left = now, tonumber(absolute)
 end
 
 for i = 1, conditions do
@@ -160,7 +163,9 @@ end
 -- The reserved fields of a fresh session come first, where Redis finds them soonest.
 local set, sets = { '@v', version, false, false }, 2
 if fresh then
-  set, sets = { '@v', version, '@c', argv[10], '@i', idle }, 6
+  set, sets = { '@v', version, '@c', argv[12], '@b', began, '@i', argv[6] }, 8
+elseif lifetimes ~= argv[6] then
+  set, sets = { '@v', version, '@i', argv[6] }, 4
 end
 local remove, add, expected_bytes = nil, nil, nil
 local at = reserved + conditions
@@ -222,18 +227,15 @@ if grown > 0 or added > 0 then
   end
 end
 
--- The list of a principal's sessions: a sorted set of their keys, by when the principal logged in.
+-- The list of a principal's sessions in a realm: a sorted set of their keys, by when the principal logged in.
 
-local key, listed_under, index_prefix, index = KEYS[3] or KEYS[1], principal_before, nil, nil
-if principal_before or principal ~= '' then
-  index_prefix = string.match(KEYS[1], '^(.*:){') .. 'principal:'
-end
+local key, listed_under, index = KEYS[3] or KEYS[1], principal_before, nil
 if starts_or_moves then
   local logs_in = begins and principal ~= ''
   if fresh or logs_in then
     listed_under = principal ~= '' and principal or nil
   end
-  index = listed_under and index_prefix .. listed_under
+  index = listed_under and argv[7] .. listed_under
 
   local function is_alive(key)
     return redis.pcall('HEXISTS', key, '@c') == 1
@@ -271,12 +273,8 @@ if starts_or_moves then
     redis.call('ZREM', index, other)
   end
 
-  local since = now
   if KEYS[3] and principal_before then
-    if not fresh and not logs_in then
-      since = of_list('ZSCORE', index, KEYS[1]) or since
-    end
-    of_list('ZREM', index_prefix .. principal_before, KEYS[1])
+    of_list('ZREM', argv[7] .. principal_before, KEYS[1])
   end
   if logs_in then
     -- Sessions that expired are still listed. Each login clears more of them away than it adds.
@@ -285,10 +283,6 @@ if starts_or_moves then
         redis.call('ZREM', index, other)
       end
     end
-  end
-  if index and not of_list('ZADD', index, since, key) then
-    redis.call('DEL', index)
-    redis.call('ZADD', index, since, key)
   end
   if KEYS[3] then
     if fresh then
@@ -300,10 +294,27 @@ if starts_or_moves then
     redis.call('PEXPIRE', KEYS[1], argv[13])
   end
 elseif listed_under then
-  index = index_prefix .. listed_under
+  index = argv[7] .. listed_under
 end
 
 -- From here on no check is left for any action.
+
+local lifetime = left and left < idle + 0 and left or idle
+if index then
+  -- Each commit, not the login alone: Redis may have evicted the list, or somebody deleted it.
+  local added = redis.pcall('ZADD', index, 'NX', began, key)
+  if type(added) == 'table' then
+    -- Something else that was written there keeps no session out of its list.
+    if string.find(added.err, '^WRONGTYPE') then
+      redis.call('DEL', index)
+    end
+    added = redis.call('ZADD', index, 'NX', began, key)
+  end
+  -- It lives as long as the longest of its sessions: without a limit so far, or with a shorter one.
+  if added == 0 or redis.call('PEXPIRE', index, lifetime, 'NX') == 0 then
+    redis.call('PEXPIRE', index, lifetime, 'GT')
+  end
+end
 
 if clear and not fresh then
   remove = {}
@@ -357,11 +368,9 @@ if begins then
     set[sets + 1], set[sets + 2] = '@p', principal
     sets = sets + 2
   end
-  if ends then
-    set[sets + 1], set[sets + 2] = '@a', ends
+  if not fresh then
+    set[sets + 1], set[sets + 2] = '@b', began
     sets = sets + 2
-  elseif not fresh then
-    redis.call('HDEL', key, '@a')
   end
 end
 for first = 1, sets, 1000 do
@@ -369,12 +378,5 @@ for first = 1, sets, 1000 do
 end
 
 redis.call('SET', KEYS[2], reply, 'PX', ARGV[3])
-local lifetime = left and left < idle + 0 and left or idle
 redis.call('PEXPIRE', key, lifetime)
-if index then
-  -- As long as the longest of its sessions: without a limit so far, or with a shorter one.
-  if redis.call('PEXPIRE', index, lifetime, 'NX') == 0 then
-    redis.call('PEXPIRE', index, lifetime, 'GT')
-  end
-end
 return reply

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 the session  2 the reply to this commit, if it was applied before
 -- ARGV  1 deadline in microseconds of Redis' clock  2 how long to remember the reply  3 how long the tombstone lasts, both in
---       milliseconds  4 the version that the request has seen, or nothing  5 what the key of a principal's list starts with
+--       milliseconds  4 the version that the request has seen, or nothing  5 what the keys of its realm's lists start with
 
 local known = redis.pcall('GET', KEYS[2])
 if type(known) == 'string' then
@@ -23,15 +23,19 @@ local function whole(text)
   return number and number <= 9007199254740991 and number or nil
 end
 
-local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a', '@v', '@s', '@t', '@p')
+local old = redis.pcall('HMGET', KEYS[1], '@c', '@b', '@i', '@v', '@s', '@t', '@p')
 if old.err then
   return 'N' -- some other type: no session is here
 end
-local created, idle, ends, version, size = whole(old[1]), whole(old[2]), whole(old[3]), whole(old[4]), whole(old[5])
+local created, began, version, size = whole(old[1]), whole(old[2]), whole(old[4]), whole(old[5])
 if old[6] and not old[1] then
   return 'E' .. old[6]
 end
-if not (created and idle and version and size) or (old[3] and not ends) or (ends and ends * 1000 <= micros) then
+local idle, space, absolute = string.match(old[3] or '', '^(%d+)( ?)(%d*)$')
+if not (created and began and version and size and idle) or (space == '') ~= (absolute == '') then
+  return 'N'
+end
+if absolute ~= '' and began + absolute * 1000 <= micros then
   return 'N'
 end
 local seen = tonumber(ARGV[4])

@@ -1,7 +1,18 @@
 //! Names of keys and reserved fields.
 //!
-//! `{prefix}:{shard}:…` with the shard tag in braces, as Redis Cluster's hash tag: all keys that one script touches lie in one
-//! slot. A key holds the SHA-256 of the ID, never the ID. The list of a principal's sessions lies elsewhere.
+//! | key | holds |
+//! |---|---|
+//! | `prefix:{shard}:digest` | a session, or its tombstone |
+//! | `prefix:{shard}:commit` | the reply to a commit |
+//! | `prefix:{principal}:length:realm:principal` | the list of a principal's sessions; `length` is that of the realm, in bytes |
+//! | `prefix:{revocation}:commit` | the reply to a revocation |
+//!
+//! The shard tag, four hexadecimal digits, is Redis Cluster's hash tag: a session, its successor and the replies to its commits lie in
+//! one slot. A key holds the SHA-256 of the ID, never the ID.
+//!
+//! No two of these are ever the same key. A prefix holds no brace, so the first `{` of a key tells where its prefix ends, and what is in
+//! the braces tells its kind, since neither word has four hexadecimal digits. The length tells where a realm ends, whatever bytes
+//! realm and principal hold.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,10 +25,12 @@ use crate::id::SessionHandle;
 
 /// When the session was created, in milliseconds since the epoch. "The session exists" means that this field is there.
 pub(super) const CREATED: &str = "@c";
-/// The idle timeout in milliseconds.
-pub(super) const IDLE: &str = "@i";
-/// When the absolute timeout ends it, in milliseconds of Redis' clock; absent if nothing does.
-pub(super) const ENDS: &str = "@a";
+/// Its lifetimes in milliseconds: the idle timeout; after a space the absolute one, if there is one. In one field, so that a commit can
+/// compare both with those of its layer at once.
+pub(super) const LIFETIMES: &str = "@i";
+/// When its principal logged in, or when it was created where nobody is logged in, in microseconds of Redis' clock: what the absolute
+/// timeout counts from, and a session's place in the list of its principal.
+pub(super) const BEGAN: &str = "@b";
 /// The version.
 pub(super) const VERSION: &str = "@v";
 /// Bytes of the names and values of all attributes.
@@ -60,19 +73,21 @@ impl Keys {
         self.key(session.shard(), &commit.0)
     }
 
-    /// What the key of a principal's list starts with; the principal follows.
-    pub(super) fn principals(&self) -> Bytes {
-        format!("{}:principal:", self.prefix).into()
+    /// What the keys of the lists of a realm start with; the principal follows.
+    pub(super) fn lists(&self, realm: &str) -> Bytes {
+        let mut length = [0; 20];
+        let length = decimal(realm.len(), &mut length);
+        [self.prefix.as_bytes(), b":{principal}:", length, b":", realm.as_bytes(), b":"].concat().into()
     }
 
     /// Where the list of a principal's sessions is.
-    pub(super) fn principal(&self, principal: &str) -> Bytes {
-        [&self.principals(), principal.as_bytes()].concat().into()
+    pub(super) fn list(&self, realm: &str, principal: &str) -> Bytes {
+        [&self.lists(realm), principal.as_bytes()].concat().into()
     }
 
     /// Where the reply to a revocation is remembered.
     pub(super) fn revocation(&self, revocation: &CommitId) -> Bytes {
-        let mut key = format!("{}:revocation:", self.prefix);
+        let mut key = format!("{}:{{revocation}}:", self.prefix);
         URL_SAFE_NO_PAD.encode_string(revocation.0, &mut key);
         key.into()
     }
@@ -84,6 +99,19 @@ impl Keys {
         let mut encoded = [0; (LONGEST_NAME * 4).div_ceil(3)];
         let length = URL_SAFE_NO_PAD.encode_slice(name, &mut encoded).expect("no name is longer");
         [self.prefix.as_bytes(), b":{", tag.as_flattened(), b"}:", &encoded[..length]].concat().into()
+    }
+}
+
+/// A number in decimal digits, without the cost of formatting: every commit names its realm's lists.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &[u8] {
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[first..];
+        }
     }
 }
 
@@ -109,9 +137,8 @@ mod tests {
         assert_eq!(keys.commit(&id.handle(), &CommitId([0; 16])), "session:{ab0c}:AAAAAAAAAAAAAAAAAAAAAA");
         assert_eq!(keys.handle(key.as_bytes()), Some(id.handle()));
         assert_eq!(keys.handle(b"session:{ab0c}:short"), None);
-        // How `commit.lua` finds the lists.
-        let (before_shard, _) = key.rsplit_once(":{").unwrap();
-        assert_eq!(keys.principals(), format!("{before_shard}:principal:"));
+        assert_eq!(keys.list("admin", "alice"), "session:{principal}:5:admin:alice");
+        assert_eq!(keys.revocation(&CommitId([0; 16])), "session:{revocation}:AAAAAAAAAAAAAAAAAAAAAA");
         assert!(keys.session(&id.successor().handle()).starts_with(b"session:{ab0c}:"));
     }
 }

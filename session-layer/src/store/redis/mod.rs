@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::near_cache::NearCache;
 use super::recent::Recent;
 use super::{Freshness, Listed, Loaded, Record, SessionStore, StoreError};
-use crate::commit::{Commit, Reply, Revocation, Revoked};
+use crate::commit::{Commit, Reply, Revocation, Revoked, Touch};
 use crate::freshness::stands_in;
 use crate::id::{SessionHandle, SessionId};
 
@@ -260,10 +260,10 @@ impl SessionStore for RedisStore {
         reply
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
         let epoch = self.epoch()?;
         let keys = &self.inner.keys;
-        let answer = self.attempt(&epoch, epoch.run(Script::List, || scripts::listing(keys, principal))).await?;
+        let answer = self.attempt(&epoch, epoch.run(Script::List, || scripts::listing(keys, realm, principal))).await?;
         reply::listed(answer, keys, epoch.clock())
     }
 
@@ -282,9 +282,9 @@ impl SessionStore for RedisStore {
         Ok(Revoked { ended: reply::revoked(&answer)?, confirmed })
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
         let epoch = self.epoch()?;
-        let arguments = || scripts::touching(&self.inner.keys, id);
+        let arguments = || scripts::touching(&self.inner.keys, touch);
         self.attempt(&epoch, epoch.run(Script::Touch, arguments)).await.map(drop)
     }
 

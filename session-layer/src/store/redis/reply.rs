@@ -106,8 +106,8 @@ struct Raw {
 #[derive(Default)]
 struct RawRecord {
     attributes: BTreeMap<String, Bytes>,
-    idle: Option<Bytes>,
-    ends: Option<Bytes>,
+    lifetimes: Option<Bytes>,
+    began: Option<Bytes>,
     version: Option<Bytes>,
     size: Option<Bytes>,
     principal: Option<Bytes>,
@@ -120,8 +120,8 @@ impl Raw {
         let field = match name {
             keys::CREATED => &mut self.created,
             keys::TOMBSTONE => &mut self.tombstone,
-            keys::IDLE => &mut self.record.idle,
-            keys::ENDS => &mut self.record.ends,
+            keys::LIFETIMES => &mut self.record.lifetimes,
+            keys::BEGAN => &mut self.record.began,
             keys::VERSION => &mut self.record.version,
             keys::SIZE => &mut self.record.size,
             keys::PRINCIPAL => &mut self.record.principal,
@@ -142,18 +142,18 @@ impl RawRecord {
     fn alive(self, created: Bytes, ttl: Duration, clock: Clock) -> Result<Loaded, StoreError> {
         let required = |name, value: Option<Bytes>| whole(name, &value.unwrap_or_default());
         let created = required(keys::CREATED, Some(created))?;
-        let idle_timeout = Duration::from_millis(required(keys::IDLE, self.idle)?);
+        let (idle_timeout, absolute_timeout) = lifetimes(&self.lifetimes.unwrap_or_default())?;
+        let began = required(keys::BEGAN, self.began)?;
         let version = Version(required(keys::VERSION, self.version)?);
         required(keys::SIZE, self.size)?;
-        let expires_on = self.ends.map(|ends| whole(keys::ENDS, &ends)).transpose()?;
         let principal = self.principal.map(|principal| {
             text(&principal).map(str::to_owned).ok_or_else(|| StoreError::corrupt("the principal is not UTF-8"))
         });
         Ok(Loaded::Alive(Record {
             attributes: self.attributes.into(),
             created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(created),
-            idle_timeout,
-            expires_on: expires_on.map(|millis| clock.system_time(millis)),
+            idle_timeout: Duration::from_millis(idle_timeout),
+            expires_on: absolute_timeout.map(|timeout| clock.system_time(began / 1000 + timeout)),
             ttl,
             version,
             principal: principal.transpose()?,
@@ -163,6 +163,17 @@ impl RawRecord {
                 .filter(|history| history.last() == Some(&version))
                 .unwrap_or_default(),
         }))
+    }
+}
+
+/// The idle timeout and the absolute one, in milliseconds.
+fn lifetimes(value: &[u8]) -> Result<(u64, Option<u64>), StoreError> {
+    let mut words = value.split(|byte| *byte == b' ');
+    let idle = whole(keys::LIFETIMES, words.next().unwrap_or_default())?;
+    let absolute = words.next().map(|word| whole(keys::LIFETIMES, word)).transpose()?;
+    match words.next() {
+        None => Ok((idle, absolute)),
+        Some(_) => Err(StoreError::corrupt(format!("the reserved field {} is not what we write", keys::LIFETIMES))),
     }
 }
 
@@ -278,7 +289,8 @@ mod tests {
         loaded(hash(fields), ttl, super::super::clock::Samples::new().clock())
     }
 
-    const LEAST: [(&str, &[u8]); 4] = [("@c", b"1700000000123"), ("@i", b"60000"), ("@v", b"7"), ("@s", b"2")];
+    const LEAST: [(&str, &[u8]); 5] =
+        [("@c", b"1700000000123"), ("@b", b"1700000000456789"), ("@i", b"60000"), ("@v", b"7"), ("@s", b"2")];
 
     #[test]
     fn a_session_is_read_with_all_its_fields() {
@@ -334,8 +346,11 @@ mod tests {
             ("@v", b"9007199254740992"),
             ("@v", b"00000000000000001"),
             ("@s", b"x"),
-            ("@a", b""),
-            ("@a", b"\xff"),
+            ("@i", b"60000 "),
+            ("@i", b"60000 x"),
+            ("@i", b"60000 1 1"),
+            ("@b", b""),
+            ("@b", b"\xff"),
             ("@p", b"\xff"),
         ] {
             let mut fields: Vec<_> = LEAST.into_iter().filter(|(name, _)| *name != field).collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::keys::Keys;
-use crate::commit::{AboveLimit, Action, Commit, Renewal, Revocation, Revoke, Start};
+use crate::commit::{AboveLimit, Action, Commit, Lifetimes, Renewal, Revocation, Revoke, Start, Touch};
 use crate::delta::Change;
 use crate::freshness::HISTORY;
 use crate::id::{SessionHandle, SessionId};
@@ -59,7 +59,7 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, d
         arguments.number(remember);
         arguments.number(millis(TOMBSTONE_LIFETIME));
         arguments.optional(commit.seen.map(|seen| seen.0));
-        arguments.bytes(keys.principals());
+        arguments.bytes(keys.lists(&commit.realm));
         return arguments.0;
     }
     let kind = Kind::of(&commit.action);
@@ -76,6 +76,8 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, d
     arguments.number(remember);
     arguments.optional(commit.seen.map(|seen| seen.0));
     arguments.bytes(format!("{} {}", commit.limits.attributes, commit.limits.record_bytes));
+    arguments.bytes(lifetimes(&commit.lifetimes));
+    arguments.bytes(keys.lists(&commit.realm));
     if !is_apply || has_more {
         arguments.number(commit.clear.into());
         arguments.number(if commit.keep_history { HISTORY as u64 } else { 0 });
@@ -84,8 +86,6 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, d
     if !is_apply {
         arguments.bytes(kind.principal.unwrap_or_default().to_owned());
         arguments.optional(kind.start.map(|start| millis_since_epoch(start.created_on)));
-        arguments.optional(kind.start.map(|start| millis(start.idle_timeout)));
-        arguments.optional(kind.absolute_timeout.map(millis));
         arguments.number(millis(TOMBSTONE_LIFETIME));
         arguments.bytes(kind.successor.map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.as_bytes())));
         arguments.optional(commit.sessions.map(|limit| limit.most as u64));
@@ -112,19 +112,20 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, d
 }
 
 /// The same for a prolongation.
-pub(super) fn touching(keys: &Keys, id: &SessionId) -> Vec<Bytes> {
-    let mut arguments = Arguments(Vec::with_capacity(3));
+pub(super) fn touching(keys: &Keys, touch: &Touch) -> Vec<Bytes> {
+    let mut arguments = Arguments(Vec::with_capacity(4));
     arguments.number(1);
-    arguments.bytes(keys.session(&id.handle()));
-    arguments.bytes(keys.principals());
+    arguments.bytes(keys.session(&touch.id.handle()));
+    arguments.bytes(lifetimes(&touch.lifetimes));
+    arguments.bytes(keys.lists(&touch.realm));
     arguments.0
 }
 
 /// The same for the list of a principal's sessions.
-pub(super) fn listing(keys: &Keys, principal: &str) -> Vec<Bytes> {
+pub(super) fn listing(keys: &Keys, realm: &str, principal: &str) -> Vec<Bytes> {
     let mut arguments = Arguments(Vec::with_capacity(2));
     arguments.number(1);
-    arguments.bytes(keys.principal(principal));
+    arguments.bytes(keys.list(realm, principal));
     arguments.0
 }
 
@@ -137,7 +138,7 @@ pub(super) fn revoking(keys: &Keys, revocation: &Revocation, deadline: u64) -> V
     };
     let mut arguments = Arguments(Vec::with_capacity(8));
     arguments.number(2);
-    arguments.bytes(keys.principal(&revocation.principal));
+    arguments.bytes(keys.list(&revocation.realm, &revocation.principal));
     arguments.bytes(keys.revocation(&revocation.id));
     arguments.number(deadline);
     arguments.number(millis(revocation.remember).max(1));
@@ -155,27 +156,21 @@ struct Kind<'a> {
     /// How a fresh session begins.
     start: Option<&'a Start>,
     principal: Option<&'a str>,
-    absolute_timeout: Option<Duration>,
     /// What the tombstone names.
     successor: Option<&'a SessionId>,
 }
 
 impl<'a> Kind<'a> {
     fn of(action: &'a Action) -> Self {
-        let kind =
-            |name| Self { name, target: None, start: None, principal: None, absolute_timeout: None, successor: None };
+        let kind = |name| Self { name, target: None, start: None, principal: None, successor: None };
         match action {
             Action::Create(_, start) => kind("create").starting(start),
             Action::Apply(_) | Action::Destroy(_) => kind("apply"),
             Action::Renew(_, target, renewal) => match renewal {
                 Renewal::Keep => Self { target: Some(target), successor: Some(target), ..kind("keep") },
-                Renewal::LogIn { principal, absolute_timeout } => Self {
-                    target: Some(target),
-                    successor: Some(target),
-                    principal: Some(principal),
-                    absolute_timeout: *absolute_timeout,
-                    ..kind("login")
-                },
+                Renewal::LogIn { principal } => {
+                    Self { target: Some(target), successor: Some(target), principal: Some(principal), ..kind("login") }
+                }
                 Renewal::Replace { start, linked } => {
                     let successor = linked.then_some(target);
                     Self { target: Some(target), successor, ..kind("replace").starting(start) }
@@ -185,8 +180,7 @@ impl<'a> Kind<'a> {
     }
 
     fn starting(self, start: &'a Start) -> Self {
-        let principal = start.principal.as_deref();
-        Self { start: Some(start), principal, absolute_timeout: start.absolute_timeout, ..self }
+        Self { start: Some(start), principal: start.principal.as_deref(), ..self }
     }
 }
 
@@ -212,6 +206,15 @@ impl Arguments {
 
 /// The longest time that the scripts are given: 2^52 ms, so that it stays exact when they add it to their clock.
 const MAX_MILLIS: u64 = 1 << 52;
+
+/// As the field of a session has them; the idle timeout is never 0, of which nothing could be kept.
+fn lifetimes(lifetimes: &Lifetimes) -> Bytes {
+    let idle = millis(lifetimes.idle_timeout).max(1);
+    match lifetimes.absolute_timeout {
+        Some(absolute) => format!("{idle} {}", millis(absolute)).into(),
+        None => idle.to_string().into(),
+    }
+}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(MAX_MILLIS)
@@ -245,11 +248,11 @@ mod tests {
             (String::from_utf8_lossy(&arguments[3]).into_owned(), arguments.len())
         };
         let name = |(name, count): (&str, usize)| (name.to_owned(), count);
-        assert_eq!(count(|_| ()), name(("apply", 11)));
-        assert_eq!(count(|commit| commit.seen = Some(crate::record::Version(7))), name(("apply", 11)));
-        assert_eq!(count(|commit| commit.clear = true), name(("amend", 14)));
-        assert_eq!(count(|commit| commit.keep_history = true), name(("amend", 14)));
-        assert_eq!(count(|commit| drop(commit.conditions.insert("a".into(), None))), name(("amend", 16)));
+        assert_eq!(count(|_| ()), name(("apply", 13)));
+        assert_eq!(count(|commit| commit.seen = Some(crate::record::Version(7))), name(("apply", 13)));
+        assert_eq!(count(|commit| commit.clear = true), name(("amend", 16)));
+        assert_eq!(count(|commit| commit.keep_history = true), name(("amend", 16)));
+        assert_eq!(count(|commit| drop(commit.conditions.insert("a".into(), None))), name(("amend", 18)));
     }
 
     #[test]

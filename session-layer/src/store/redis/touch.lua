@@ -1,25 +1,52 @@
 #!lua flags=allow-oom
--- Prolongs a session to its full idle timeout, within its absolute one. What has no created field is no session (a tombstone,
--- say), and is left alone.
+-- Prolongs a session, and enters it into the list of its principal where the list has lost it. What has no created field is no session
+-- (a tombstone, say), and is left alone.
 --
 -- KEYS  1 the session
--- ARGV  1 what the key of a principal's list starts with
+-- ARGV  1 its lifetimes, as their field has them  2 what the keys of its realm's lists start with
 
-local old = redis.pcall('HMGET', KEYS[1], '@c', '@i', '@a', '@p')
-if old.err or not old[1] then
+local old = redis.pcall('HMGET', KEYS[1], '@c', '@b', '@v', '@s', '@i', '@p')
+if old.err then
   return 0
 end
-local left = tonumber(old[2])
-if old[3] and left then
+-- Numbers as we write them, as for a commit; of anything else nothing is prolonged.
+for i = 1, 4 do
+  local text = old[i]
+  if not text or not string.find(text, '^%d+$') or #text > 16 or (#text == 16 and text > '9007199254740991') then
+    return 0
+  end
+end
+local began, lifetimes, principal = old[2], old[5], old[6]
+if not lifetimes or not (string.find(lifetimes, '^%d+$') or string.find(lifetimes, '^%d+ %d+$')) then
+  return 0
+end
+local idle, absolute = string.match(ARGV[1], '^(%d+) ?(%d*)$')
+local left = tonumber(idle)
+if absolute ~= '' then
   local time = redis.call('TIME')
-  left = math.min(left, (tonumber(old[3]) or 0) - math.floor((time[1] * 1000000 + time[2]) / 1000))
+  left = math.min(left, math.floor(absolute - (time[1] * 1000000 + time[2] - began) / 1000))
 end
-if not left or left <= 0 then
-  return 0
+if left <= 0 then
+  -- By a setting that was lowered since: else the key had expired.
+  return redis.call('DEL', KEYS[1])
 end
 left = string.format('%.0f', left)
-if old[4] then
-  -- The list lives as long as the longest of its sessions.
-  redis.call('PEXPIRE', ARGV[1] .. old[4], left, 'GT')
+if principal then
+  local list = ARGV[2] .. principal
+  local added = redis.pcall('ZADD', list, 'NX', began, KEYS[1])
+  if type(added) == 'table' then
+    -- Something else that was written there keeps no session out of its list.
+    if string.find(added.err, '^WRONGTYPE') then
+      redis.call('DEL', list)
+    end
+    added = redis.call('ZADD', list, 'NX', began, KEYS[1])
+  end
+  -- It lives as long as the longest of its sessions: without a limit so far, or with a shorter one.
+  if added == 0 or redis.call('PEXPIRE', list, left, 'NX') == 0 then
+    redis.call('PEXPIRE', list, left, 'GT')
+  end
+end
+if lifetimes ~= ARGV[1] then
+  redis.call('HSET', KEYS[1], '@i', ARGV[1])
 end
 return redis.call('PEXPIRE', KEYS[1], left)

@@ -13,6 +13,11 @@ async fn fails(check: impl Future<Output = ()> + Send + 'static) -> bool {
     tokio::spawn(AssertUnwindSafe(check)).await.is_err()
 }
 
+/// The same for a check whose hand is no `Send`.
+async fn fails_here(check: impl Future<Output = ()> + 'static) -> bool {
+    tokio::task::LocalSet::new().run_until(async { tokio::task::spawn_local(check).await.is_err() }).await
+}
+
 fn store(defect: Option<Defect>) -> Arc<BrokenStore> {
     Arc::new(BrokenStore::new(defect))
 }
@@ -53,6 +58,7 @@ mod by_a_check_of_the_macro {
         ExceedsTheLimit by of_concurrent_logins_no_more_than_the_limit_stay;
         AppliesAfterTheDeadline by a_commit_after_its_deadline_is_not_applied;
         ForgetsThatItRefused by a_commit_that_was_refused_stays_refused;
+        SharesListsBetweenRealms by each_realm_has_its_own_lists;
     }
 }
 
@@ -81,14 +87,19 @@ async fn a_dropped_answer_is_never_success() {
 #[tokio::test(start_paused = true)]
 async fn a_touch_does_not_prolong_a_tombstone() {
     let check = |defect| suite::a_touch_does_not_prolong_a_tombstone(store(defect), tokio::time::sleep);
-    assert!(
-        tokio::task::LocalSet::new()
-            .run_until(
-                async move { tokio::task::spawn_local(check(Some(Defect::TouchProlongsATombstone))).await.is_err() }
-            )
-            .await,
-        "not caught"
-    );
+    assert!(fails_here(check(Some(Defect::TouchProlongsATombstone))).await, "not caught");
+    check(None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_list_is_whole_again_after_a_commit_or_touch() {
+    let check = |defect| {
+        let store = store(defect);
+        let hand = Arc::clone(&store);
+        let lose = async move |realm: &str, principal: &str| hand.lose_list(realm, principal);
+        suite::a_lost_list_is_whole_again_after_a_commit_or_touch(store, lose)
+    };
+    assert!(fails_here(check(Some(Defect::NeverRepairsAList))).await, "not caught");
     check(None).await;
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use session_layer::SessionId;
 use session_layer::store::{
-    Action, Change, Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError, parse_counter,
+    Action, Change, Commit, Listed, Loaded, Reply, Revocation, Revoked, SessionStore, StoreError, Touch, parse_counter,
 };
 use tokio::time::{Instant, sleep};
 
@@ -59,10 +59,14 @@ pub enum Defect {
     AppliesAfterTheDeadline,
     /// Remembers only commits that it applied, and applies one that it refused when it arrives once more.
     ForgetsThatItRefused,
+    /// Layers over one store have one list per principal between them.
+    SharesListsBetweenRealms,
+    /// What a list has lost, only the next login brings back.
+    NeverRepairsAList,
 }
 
 impl Defect {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::WritesBackTheWholeRecord,
         Self::UpsertsOnSave,
         Self::ForgetsARemoval,
@@ -82,6 +86,8 @@ impl Defect {
         Self::ExceedsTheLimit,
         Self::AppliesAfterTheDeadline,
         Self::ForgetsThatItRefused,
+        Self::SharesListsBetweenRealms,
+        Self::NeverRepairsAList,
     ];
 }
 
@@ -121,6 +127,11 @@ impl BrokenStore {
     /// Asks `next` what happens to each call from here on.
     pub fn faults(&self, next: impl FnMut() -> Fault + Send + 'static) {
         *lock(&self.faults) = Box::new(next);
+    }
+
+    /// Loses the list of a principal.
+    pub fn lose_list(&self, realm: &str, principal: &str) {
+        self.table().lose_list(realm, principal, self.defect);
     }
 
     fn has(&self, defect: Defect) -> bool {
@@ -195,7 +206,7 @@ impl BrokenStore {
             }
         }
         if self.has(Defect::ExceedsTheLimit) {
-            let evicted = self.table().above_limit(&commit);
+            let evicted = self.table().above_limit(&commit, self.defect);
             self.step().await;
             match evicted {
                 Ok(evicted) => evicted.iter().for_each(|id| self.table().bury(id, None)),
@@ -236,8 +247,8 @@ impl SessionStore for BrokenStore {
         }
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-        self.call(async || Ok(self.table().sessions_of(principal, self.defect))).await
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        self.call(async || Ok(self.table().sessions_of(realm, principal, self.defect))).await
     }
 
     async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
@@ -245,14 +256,14 @@ impl SessionStore for BrokenStore {
             if Instant::now() > revocation.deadline && !self.has(Defect::AppliesAfterTheDeadline) {
                 return Err(StoreError::unavailable("the revocation came after its deadline"));
             }
-            Ok(self.table().revoke(revocation))
+            Ok(self.table().revoke(revocation, self.defect))
         })
         .await
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
         self.call(async || {
-            self.table().touch(id, self.defect);
+            self.table().touch(touch, self.defect);
             Ok(())
         })
         .await

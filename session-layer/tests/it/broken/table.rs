@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use session_layer::store::{
-    AboveLimit, Action, Attributes, Change, Commit, CommitId, Listed, Loaded, Record, Renewal, Reply, Revocation,
-    Revoke, Revoked, Start, TOMBSTONE_LIFETIME, Version, parse_counter,
+    AboveLimit, Action, Attributes, Change, Commit, CommitId, Lifetimes, Listed, Loaded, Record, Renewal, Reply,
+    Revocation, Revoke, Revoked, Start, TOMBSTONE_LIFETIME, Touch, Version, parse_counter,
 };
 use session_layer::{Limit, SessionId};
 use tokio::time::Instant;
@@ -20,8 +20,8 @@ pub(super) struct Table {
     rows: HashMap<SessionId, Row>,
     replies: HashMap<CommitId, Reply>,
     revocations: HashMap<CommitId, Revoked>,
-    /// By principal: its sessions, and which login each was.
-    index: HashMap<String, Vec<(u64, SessionId)>>,
+    /// By realm and principal: its sessions, and which login each was.
+    index: HashMap<(String, String), Vec<(u64, SessionId)>>,
     logins: u64,
     last_version: u64,
 }
@@ -30,8 +30,11 @@ pub(super) struct Table {
 struct Row {
     attributes: Attributes,
     created_on: SystemTime,
-    idle_timeout: Duration,
-    ends: Option<Instant>,
+    lifetimes: Lifetimes,
+    /// What the absolute timeout counts from.
+    began: Instant,
+    /// Which login it was.
+    login: u64,
     version: u64,
     principal: Option<String>,
     until: Instant,
@@ -40,13 +43,14 @@ struct Row {
 }
 
 impl Row {
-    fn new(start: &Start) -> Self {
+    fn new(start: &Start, lifetimes: Lifetimes) -> Self {
         let now = Instant::now();
         let mut row = Self {
             attributes: Attributes::new(),
             created_on: start.created_on,
-            idle_timeout: start.idle_timeout,
-            ends: start.absolute_timeout.map(|timeout| now + timeout),
+            lifetimes,
+            began: now,
+            login: 0,
             version: 0,
             principal: start.principal.clone(),
             until: now,
@@ -57,8 +61,12 @@ impl Row {
     }
 
     fn prolong(&mut self) {
-        let idle = Instant::now() + self.idle_timeout;
-        self.until = self.ends.map_or(idle, |ends| idle.min(ends));
+        let idle = Instant::now() + self.lifetimes.idle_timeout;
+        self.until = self.ends().map_or(idle, |ends| idle.min(ends));
+    }
+
+    fn ends(&self) -> Option<Instant> {
+        self.lifetimes.absolute_timeout.map(|timeout| self.began + timeout)
     }
 
     fn record(&self) -> Record {
@@ -66,8 +74,8 @@ impl Row {
         Record {
             attributes: self.attributes.clone(),
             created_on: self.created_on,
-            idle_timeout: self.idle_timeout,
-            expires_on: self.ends.map(|ends| SystemTime::now() + ends.saturating_duration_since(now)),
+            idle_timeout: self.lifetimes.idle_timeout,
+            expires_on: self.ends().map(|ends| SystemTime::now() + ends.saturating_duration_since(now)),
             ttl: self.until.saturating_duration_since(now),
             version: Version(self.version),
             principal: self.principal.clone(),
@@ -144,6 +152,10 @@ impl Table {
                 history: Vec::new(),
             };
         }
+        let begins = matches!(
+            commit.action,
+            Action::Create(..) | Action::Renew(_, _, Renewal::LogIn { .. } | Renewal::Replace { .. })
+        );
         let changed = change(&mut row.attributes, commit);
         if has(Defect::AppliesBeforeAllChecksPassed) && matches!(commit.action, Action::Apply(_)) {
             self.replace_attributes(commit.action.id(), row.attributes.clone());
@@ -152,7 +164,7 @@ impl Table {
             Ok(counters) => counters,
             Err(reply) => return reply,
         };
-        match self.above_limit(commit) {
+        match self.above_limit(commit, defect) {
             Ok(evicted) => evicted.iter().for_each(|id| self.bury(id, None)),
             Err(reply) => return reply,
         }
@@ -162,18 +174,22 @@ impl Table {
             row.prolong();
         }
         let id = *commit.action.target().expect("only a destroyed session has none");
-        if let Action::Renew(old, _, renewal) = &commit.action {
-            let since = self.login_of(old);
+        let is_renewal = if let Action::Renew(old, _, renewal) = &commit.action {
             if !has(Defect::KeepsTheOldIdAlive) {
                 let linked = !matches!(renewal, Renewal::Replace { linked: false, .. });
                 self.bury(old, linked.then_some(id));
             }
-            if *renewal == Renewal::Keep && !has(Defect::MissesASessionInTheIndex) {
-                self.list(&row, id, since);
-            }
+            true
+        } else {
+            false
+        };
+        if begins {
+            self.logins += 1;
+            row.login = self.logins;
         }
-        if commit.action.logs_in().is_some() {
-            self.list(&row, id, None);
+        let forgets = if is_renewal { Defect::MissesASessionInTheIndex } else { Defect::NeverRepairsAList };
+        if begins || !has(forgets) {
+            self.enter(&commit.realm, &row, id, defect);
         }
         let version = Version(row.version);
         self.rows.insert(id, row);
@@ -190,18 +206,13 @@ impl Table {
             return Err(Reply::Occupied);
         }
         if let Action::Create(_, start) = &commit.action {
-            return Ok(Row::new(start));
+            return Ok(Row::new(start, commit.lifetimes));
         }
         let may_upsert = defect == Some(Defect::UpsertsOnSave) && matches!(commit.action, Action::Apply(_));
         let into_the_dead =
             defect == Some(Defect::WritesIntoADestroyedSession) && matches!(commit.action, Action::Apply(_));
         let row = match self.row(commit.action.id()) {
-            None if may_upsert => Row::new(&Start {
-                created_on: SystemTime::now(),
-                idle_timeout: Duration::from_secs(1800),
-                absolute_timeout: None,
-                principal: None,
-            }),
+            None if may_upsert => Row::new(&Start { created_on: SystemTime::now(), principal: None }, commit.lifetimes),
             None => return Err(Reply::Absent),
             Some(Row { ended: Some(successor), .. }) if !(into_the_dead && successor.is_none()) => {
                 return Err(Reply::Ended { successor: *successor });
@@ -211,13 +222,16 @@ impl Table {
         if commit.seen.is_some_and(|seen| row.version < seen.0) {
             return Err(Reply::RolledBack);
         }
+        let row = Row { lifetimes: commit.lifetimes, ..row };
         Ok(match &commit.action {
-            Action::Renew(_, _, Renewal::Replace { start, .. }) => Row::new(start),
-            Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) => Row {
-                principal: Some(principal.clone()),
-                ends: absolute_timeout.map(|timeout| Instant::now() + timeout),
-                ..row
-            },
+            Action::Renew(_, _, Renewal::Replace { start, .. }) => Row::new(start, commit.lifetimes),
+            Action::Renew(_, _, Renewal::LogIn { principal }) => {
+                Row { principal: Some(principal.clone()), began: Instant::now(), ..row }
+            }
+            Action::Apply(id) | Action::Renew(id, ..) if row.ends().is_some_and(|ends| ends <= Instant::now()) => {
+                self.rows.remove(id);
+                return Err(Reply::Absent);
+            }
             _ => row,
         })
     }
@@ -236,8 +250,8 @@ impl Table {
         }
     }
 
-    pub(super) fn touch(&mut self, id: &SessionId, defect: Option<Defect>) {
-        let Some(row) = self.row(id) else { return };
+    pub(super) fn touch(&mut self, touch: &Touch, defect: Option<Defect>) {
+        let Some(row) = self.row(&touch.id) else { return };
         match (row.ended, defect) {
             (Some(_), Some(Defect::TouchRevivesATombstone)) => {
                 row.ended = None;
@@ -245,32 +259,42 @@ impl Table {
             }
             (Some(_), Some(Defect::TouchProlongsATombstone)) => row.until = Instant::now() + TOMBSTONE_LIFETIME,
             (Some(_), _) | (None, Some(Defect::NeverProlongs)) => {}
-            (None, _) => row.prolong(),
+            (None, _) => {
+                row.lifetimes = touch.lifetimes;
+                row.prolong();
+                let row = row.clone();
+                if defect != Some(Defect::NeverRepairsAList) {
+                    self.enter(&touch.realm, &row, touch.id, defect);
+                }
+            }
         }
     }
 
-    fn login_of(&self, id: &SessionId) -> Option<u64> {
-        self.index.values().flatten().find(|(_, listed)| listed == id).map(|(since, _)| *since)
-    }
-
-    fn list(&mut self, row: &Row, id: SessionId, since: Option<u64>) {
+    /// Into the list of its principal, unless it is there.
+    fn enter(&mut self, realm: &str, row: &Row, id: SessionId, defect: Option<Defect>) {
         if let Some(principal) = &row.principal {
-            self.logins += 1;
-            let since = since.unwrap_or(self.logins);
-            self.index.entry(principal.clone()).or_default().push((since, id));
+            let list = self.index.entry(list(realm, principal, defect)).or_default();
+            if list.iter().all(|(_, listed)| *listed != id) {
+                list.push((row.login, id));
+            }
         }
+    }
+
+    /// As a server does that evicts keys.
+    pub(super) fn lose_list(&mut self, realm: &str, principal: &str, defect: Option<Defect>) {
+        self.index.remove(&list(realm, principal, defect));
     }
 
     /// The sessions of a principal, those that logged in first first.
-    fn listed(&mut self, principal: &str) -> Vec<(u64, SessionId)> {
-        let mut listed = self.index.get(principal).cloned().unwrap_or_default();
+    fn listed(&mut self, realm: &str, principal: &str, defect: Option<Defect>) -> Vec<(u64, SessionId)> {
+        let mut listed = self.index.get(&list(realm, principal, defect)).cloned().unwrap_or_default();
         listed.sort_unstable_by_key(|(since, _)| *since);
         listed.retain(|(_, id)| self.row(id).is_some());
         listed
     }
 
-    pub(super) fn sessions_of(&mut self, principal: &str, _defect: Option<Defect>) -> Vec<Listed> {
-        let listed = self.listed(principal);
+    pub(super) fn sessions_of(&mut self, realm: &str, principal: &str, defect: Option<Defect>) -> Vec<Listed> {
+        let listed = self.listed(realm, principal, defect);
         let of = |(since, id): (u64, SessionId)| {
             let logged_in_on = *BEGAN + Duration::from_micros(since);
             Some(Listed { handle: id.handle(), logged_in_on, record: self.row(&id)?.record() })
@@ -278,10 +302,14 @@ impl Table {
         listed.into_iter().filter_map(of).collect()
     }
 
-    pub(super) fn above_limit(&mut self, commit: &Commit) -> Result<Vec<SessionId>, Reply> {
+    pub(super) fn above_limit(&mut self, commit: &Commit, defect: Option<Defect>) -> Result<Vec<SessionId>, Reply> {
         let (Some(principal), Some(limit)) = (commit.action.logs_in(), commit.sessions) else { return Ok(Vec::new()) };
-        let others: Vec<_> =
-            self.listed(principal).into_iter().map(|(_, id)| id).filter(|id| id != commit.action.id()).collect();
+        let others: Vec<_> = self
+            .listed(&commit.realm, principal, defect)
+            .into_iter()
+            .map(|(_, id)| id)
+            .filter(|id| id != commit.action.id())
+            .collect();
         let too_many = (others.len() + 1).saturating_sub(limit.most);
         match limit.above {
             AboveLimit::Refuse if too_many > 0 => Err(Reply::TooManySessions),
@@ -289,11 +317,11 @@ impl Table {
         }
     }
 
-    pub(super) fn revoke(&mut self, revocation: &Revocation) -> Revoked {
+    pub(super) fn revoke(&mut self, revocation: &Revocation, defect: Option<Defect>) -> Revoked {
         if let Some(revoked) = self.revocations.get(&revocation.id) {
             return *revoked;
         }
-        let mut doomed = self.listed(&revocation.principal);
+        let mut doomed = self.listed(&revocation.realm, &revocation.principal, defect);
         doomed.retain(|(_, id)| match revocation.which {
             Revoke::One(handle) => id.handle() == handle,
             Revoke::Others(handle) => id.handle() != handle,
@@ -304,6 +332,12 @@ impl Table {
         self.revocations.insert(revocation.id, revoked);
         revoked
     }
+}
+
+/// Which list it is.
+fn list(realm: &str, principal: &str, defect: Option<Defect>) -> (String, String) {
+    let realm = if defect == Some(Defect::SharesListsBetweenRealms) { "" } else { realm };
+    (realm.to_owned(), principal.to_owned())
 }
 
 /// Changes attributes until something is wrong; the caller decides what becomes of what was changed by then.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use session_layer::SessionId;
 use session_layer::store::{
-    Commit, Freshness, Listed, Loaded, MemoryStore, Record, Reply, Revocation, Revoked, SessionStore, StoreError,
+    Commit, Freshness, Listed, Loaded, MemoryStore, Record, Reply, Revocation, Revoked, SessionStore, StoreError, Touch,
 };
 use tokio::time::Instant;
 
@@ -84,8 +84,8 @@ impl SessionStore for Copies {
         reply
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-        self.store.sessions_of(principal).await
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        self.store.sessions_of(realm, principal).await
     }
 
     async fn revoke(&self, revocation: &Revocation) -> Result<Revoked, StoreError> {
@@ -94,8 +94,8 @@ impl SessionStore for Copies {
         revoked
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
-        let touched = self.store.touch(id).await;
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
+        let touched = self.store.touch(touch).await;
         self.note();
         touched
     }

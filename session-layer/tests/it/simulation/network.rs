@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use session_layer::SessionId;
 use session_layer::store::{
-    Commit, Freshness, Listed, Loaded, Record, Reply, Revocation, Revoked, SessionStore, StoreError,
+    Commit, Freshness, Listed, Loaded, Record, Reply, Revocation, Revoked, SessionStore, StoreError, Touch,
 };
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -215,11 +215,12 @@ impl<S: SessionStore + Clone> SessionStore for Network<S> {
         }
     }
 
-    async fn sessions_of(&self, principal: &str) -> Result<Vec<Listed>, StoreError> {
-        let (store, world, principal) = (self.store.clone(), self.world.clone(), principal.to_owned());
+    async fn sessions_of(&self, realm: &str, principal: &str) -> Result<Vec<Listed>, StoreError> {
+        let (store, world) = (self.store.clone(), self.world.clone());
+        let (realm, principal) = (realm.to_owned(), principal.to_owned());
         let call = async move {
             let began = lock(&world).ledger.now();
-            let listed = store.sessions_of(&principal).await;
+            let listed = store.sessions_of(&realm, &principal).await;
             lock(&world).ledger.list_ends(&principal, began, &listed);
             listed
         };
@@ -244,13 +245,13 @@ impl<S: SessionStore + Clone> SessionStore for Network<S> {
         Ok(if self.is_unconfirmed() { Revoked { confirmed: false, ..revoked } } else { revoked })
     }
 
-    async fn touch(&self, id: &SessionId) -> Result<(), StoreError> {
-        let (store, world, id) = (self.store.clone(), self.world.clone(), *id);
+    async fn touch(&self, touch: &Touch) -> Result<(), StoreError> {
+        let (store, world, touch) = (self.store.clone(), self.world.clone(), touch.clone());
         let call = async move {
-            let began = lock(&world).ledger.touch_begins(&id);
-            let touched = store.touch(&id).await;
+            let began = lock(&world).ledger.touch_begins(&touch.id);
+            let touched = store.touch(&touch).await;
             let ledger = &mut lock(&world).ledger;
-            ledger.touch_ends(&id, began, &touched);
+            ledger.touch_ends(&touch.id, began, &touched);
             touched
         };
         self.travel(|| "touch".to_owned(), call).await

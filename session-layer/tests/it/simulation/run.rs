@@ -135,7 +135,9 @@ async fn at_rest<S: SessionStore + Clone>(world: &Shared, quiet: &Network<S>) {
         world.last_looks.push(Seen { from, to, id: *id, attributes: Some(record.attributes) });
     }
     for account in (0..8).map(Account) {
-        let Ok(listed) = quiet.sessions_of(account.name()).await else { unreachable!("no trouble any more") };
+        let Ok(listed) = quiet.sessions_of("session", account.name()).await else {
+            unreachable!("no trouble any more")
+        };
         let ledger = &mut lock(world).ledger;
         let mut listed: Vec<_> = listed.iter().filter_map(|listed| ledger.find_handle(&listed.handle)).collect();
         listed.sort_unstable();

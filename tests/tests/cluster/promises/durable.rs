@@ -287,9 +287,9 @@ async fn what_is_repeated_over_another_connection_is_not_confirmed_before_a_repl
     let servers = Servers::start().await;
     let begin = |principal: &str| {
         let principal = Some(principal.to_owned());
-        let (created_on, idle_timeout) = (SystemTime::now(), Duration::from_secs(1800));
+        let created_on = SystemTime::now();
         let id = SessionId::random();
-        (id, Step::durable(Action::Create(id, Start { created_on, idle_timeout, absolute_timeout: None, principal })))
+        (id, Step::durable(Action::Create(id, Start { created_on, principal })))
     };
     let (bob, mut login_of_bob) = begin("bob");
     let (_, mut login_of_carol) = begin("carol");
@@ -298,6 +298,7 @@ async fn what_is_repeated_over_another_connection_is_not_confirmed_before_a_repl
     }
     let revocation = Revocation {
         id: CommitId([7; 16]),
+        realm: "session".into(),
         principal: "carol".to_owned(),
         which: Revoke::All,
         deadline: Instant::now(),

@@ -84,7 +84,7 @@ impl Place {
     }
 
     pub(super) async fn audit_with(&self, redis: &mut Redis) -> BTreeMap<String, usize> {
-        const AUDIT: &str = "local found, prefix = {}, ARGV[1] .. ':principal:' \
+        const AUDIT: &str = "local found, prefix = {}, ARGV[1] .. ':{principal}:7:session:' \
             for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do \
             local kind = redis.call('TYPE', key).ok \
             if kind == 'hash' and redis.call('HEXISTS', key, '@c') == 1 then \

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::{add, applied, attributes, cause, commit, connected, create, patiently, set, start};
+use super::{add, applied, attributes, cause, commit, connected, create, patiently, set, start, touch};
 
 /// How long after Redis' return a store may take; asserted with three times that.
 const RECOVERY: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ async fn a_store_that_starts_first_finds_redis_within_a_second() {
     let asked = Instant::now();
     assert!(store.load(&id).await.expect_err("there is no Redis").is_unavailable());
     assert!(store.commit(&add(id, "n", 1)).await.expect_err("there is no Redis").is_unavailable());
-    assert!(store.touch(&id).await.expect_err("there is no Redis").is_unavailable());
+    assert!(store.touch(&touch(id)).await.expect_err("there is no Redis").is_unavailable());
     assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
     machine.start_redis(machine.port(0), &[]).await;
     let took = recovery(&store, &id, Instant::now()).await;
@@ -163,7 +163,7 @@ async fn scripts_that_the_server_forgot_are_loaded_within_the_attempt() {
     admin.command(&["SCRIPT", "FLUSH"]).await;
     assert_eq!(applied(&store, &add(id, "n", 1)).await["n"], 1);
     admin.command(&["SCRIPT", "FLUSH"]).await;
-    store.touch(&id).await.expect("the script is loaded again");
+    store.touch(&touch(id)).await.expect("the script is loaded again");
     admin.command(&["SCRIPT", "FLUSH"]).await;
     applied(&store, &commit(Action::Destroy(id))).await;
     assert!(store.is_up());
@@ -204,7 +204,7 @@ async fn a_full_server_refuses_what_grows_and_still_logs_out() {
         assert!(cause(&error).contains("OOM"), "{}", cause(&error));
     }
     assert!(attributes(&store, &id).await.is_empty());
-    store.touch(&id).await.expect("that needs no memory");
+    store.touch(&touch(id)).await.expect("that needs no memory");
     let logout = commit(Action::Destroy(id));
     applied(&store, &logout).await;
     applied(&store, &logout).await;

@@ -12,7 +12,7 @@ use session_layer::store::{
 };
 use session_layer::{Limit, SessionId};
 
-use super::{add, applied, attributes, cause, commit, connected, create, set, start};
+use super::{add, applied, attributes, cause, commit, connected, create, set, start, touch};
 
 fn key(id: &SessionId) -> String {
     let [high, low] = id.shard();
@@ -24,8 +24,7 @@ async fn a_session_is_small_and_holds_no_usable_id() {
     let machine = Machine::with_redis(&[]).await;
     let store = connected(&machine.url()).await;
     let id = SessionId::random();
-    let start =
-        Start { absolute_timeout: Some(Duration::from_secs(8 * 3600)), principal: Some("alice".into()), ..start() };
+    let start = Start { principal: Some("alice".into()), ..start() };
     let mut create = commit(Action::Create(id, start));
     for (name, value) in [("visits", "12"), ("theme", "\"dark\""), ("cart", "[\"a1\",\"b2\"]")] {
         create.changes.extend(set(id, name, value).changes);
@@ -75,6 +74,7 @@ async fn what_a_session_leaves_lasts_for_five_minutes_however_it_ended() {
     applied(&store, &commit(Action::Destroy(destroyed))).await;
     let revocation = Revocation {
         id: CommitId([7; 16]),
+        realm: "session".into(),
         principal: "alice".into(),
         which: Revoke::All,
         deadline: tokio::time::Instant::now() + Duration::from_secs(5),
@@ -111,22 +111,43 @@ async fn what_is_no_session_spoils_that_one_session_only() {
     let machine = Machine::with_redis(&[]).await;
     let store = connected(&machine.url()).await;
     let mut admin = machine.admin().await;
-    let garbage: [(&str, &[&[u8]]); 10] = [
+    let garbage: [(&str, &[&[u8]]); 12] = [
         ("a string", &[b"SET", b"K", b"\xff\x00", b"EX", b"60"]),
         ("a list", &[b"RPUSH", b"K", b"x"]),
         ("a set", &[b"SADD", b"K", b"x"]),
         ("a foreign hash", &[b"HSET", b"K", b"name", b"value"]),
         ("a foreign hash that looks like a push", &[b"HSET", b"K", b"subscribe", b"x", b"message", b"y"]),
-        ("no version", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@s", b"0"]),
-        ("no size", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"5"]),
-        ("a truncated timeout", &[b"HSET", b"K", b"@c", b"1", b"@i", b"", b"@v", b"5", b"@s", b"0"]),
+        ("no version", &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000", b"@s", b"0"]),
+        ("no size", &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000", b"@v", b"5"]),
         (
-            "a version that no double holds",
-            &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"9007199254740993", b"@s", b"0"],
+            "a truncated timeout",
+            &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"", b"@v", b"5", b"@s", b"0"],
         ),
         (
-            "an end that is no number",
-            &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"5", b"@s", b"0", b"@a", b"-1e9"],
+            "a version that no double holds",
+            &[
+                b"HSET",
+                b"K",
+                b"@c",
+                b"1",
+                b"@b",
+                b"9000000000000000",
+                b"@i",
+                b"60000",
+                b"@v",
+                b"9007199254740993",
+                b"@s",
+                b"0",
+            ],
+        ),
+        (
+            "an absolute timeout that is no number",
+            &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000 -1e9", b"@v", b"5", b"@s", b"0"],
+        ),
+        ("no start", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"5", b"@s", b"0"]),
+        (
+            "a start that is no number",
+            &[b"HSET", b"K", b"@c", b"1", b"@b", b"-1e9", b"@i", b"60000", b"@v", b"5", b"@s", b"0"],
         ),
     ];
     for (what, command) in garbage {
@@ -136,7 +157,7 @@ async fn what_is_no_session_spoils_that_one_session_only() {
 
         let error = store.load(&id).await.expect_err(what);
         assert!(error.is_corrupt(), "{what}: {}", cause(&error));
-        store.touch(&id).await.expect(what);
+        store.touch(&touch(id)).await.expect(what);
         for action in [Action::Apply(id), Action::Renew(id, id.successor(), Renewal::Keep), Action::Destroy(id)] {
             let mut commit = commit(action);
             commit.seen = Some(Version(1));
@@ -207,10 +228,10 @@ async fn something_else_where_a_principals_list_would_be_keeps_nobody_from_loggi
     let store = connected(&machine.url()).await;
     let mut admin = machine.admin().await;
     let logged_in = || Start { principal: Some("alice".into()), ..start() };
-    let log_in = || Renewal::LogIn { principal: "alice".into(), absolute_timeout: None };
+    let log_in = || Renewal::LogIn { principal: "alice".into() };
     let most = SessionLimit { most: 9, above: AboveLimit::EvictOldest };
     for sessions in [None, Some(most)] {
-        let spoil: [&[u8]; 3] = [b"SET", b"session:principal:alice", b"x"];
+        let spoil: [&[u8]; 3] = [b"SET", b"session:{principal}:7:session:alice", b"x"];
         let [visitor, out, renewed] = [create(&store).await, SessionId::random(), SessionId::random()];
         for id in [out, renewed] {
             applied(&store, &commit(Action::Create(id, logged_in()))).await;
@@ -226,9 +247,9 @@ async fn something_else_where_a_principals_list_would_be_keeps_nobody_from_loggi
             admin.command(&spoil).await;
             applied(&store, &Commit { sessions, ..commit(action) }).await;
             // The list begins anew.
-            assert_eq!(store.sessions_of("alice").await.expect("it answers").len(), 1);
+            assert_eq!(store.sessions_of("session", "alice").await.expect("it answers").len(), 1);
         }
-        assert!(admin.command(&["PTTL", "session:principal:alice"]).await.starts_with(":1"));
+        assert!(admin.command(&["PTTL", "session:{principal}:7:session:alice"]).await.starts_with(":1"));
     }
 }
 
@@ -297,7 +318,7 @@ async fn each_operation_costs_what_it_should() {
     costs(&mut admin, "setting many attributes", &adding).await;
     applied(&store, &set(id, "a", "3")).await;
     costs(&mut admin, "changing an attribute", &["evalsha", "get", "hmget", "hset", "pexpire", "set"]).await;
-    store.touch(&id).await.expect("it answers");
+    store.touch(&touch(id)).await.expect("it answers");
     costs(&mut admin, "prolonging", &["evalsha", "hmget", "pexpire"]).await;
     store.load(&SessionId::random()).await.expect("it answers");
     costs(&mut admin, "loading what is not there", &["hgetall", "pttl"]).await;

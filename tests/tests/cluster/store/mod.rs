@@ -5,7 +5,9 @@ use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
 use session_layer::SessionId;
-use session_layer::store::{Action, Change, Commit, Loaded, RedisStore, Reply, SessionStore, Start, StoreError};
+use session_layer::store::{
+    Action, Change, Commit, Lifetimes, Loaded, RedisStore, Reply, SessionStore, Start, StoreError, Touch,
+};
 use tokio::time::Instant;
 
 mod failover;
@@ -40,7 +42,11 @@ fn add(id: SessionId, name: &str, by: i64) -> Commit {
 
 fn start() -> Start {
     let created_on = SystemTime::UNIX_EPOCH + Duration::from_millis(1_750_000_000_789);
-    Start { created_on, idle_timeout: Duration::from_secs(1800), absolute_timeout: None, principal: None }
+    Start { created_on, principal: None }
+}
+
+fn touch(id: SessionId) -> Touch {
+    Touch::new(id, "session", Lifetimes::default())
 }
 
 async fn create(store: &RedisStore) -> SessionId {

@@ -21,6 +21,18 @@ async fn store() -> RedisStore {
 
 session_layer::conformance!(store().await);
 
+/// Evicted or deleted; what is written there instead, `lists` tests.
+#[tokio::test]
+async fn a_lost_list_is_whole_again_after_a_commit_or_touch() {
+    let store = store().await;
+    let lose = async |realm: &str, principal: &str| {
+        let mut admin = SERVER.get().expect("the store made it").admin().await;
+        let list = format!("session:{{principal}}:{}:{realm}:{principal}", realm.len());
+        assert_eq!(admin.command(&["DEL", &list]).await, ":1\r\n", "it was there");
+    };
+    conformance::a_lost_list_is_whole_again_after_a_commit_or_touch(Arc::new(store), lose).await;
+}
+
 #[tokio::test]
 async fn every_call_is_one_round_trip() {
     let server = SERVER.get_or_init(async || Machine::with_redis(&[]).await).await;

@@ -11,11 +11,12 @@ use std::time::Duration;
 use proptest::sample::Index;
 use session_layer::SessionId;
 use session_layer::store::{
-    Action, Change, Commit, CommitId, Loaded, Renewal, Reply, Revocation, Revoke, SessionLimit, SessionStore, Version,
+    Action, Change, Commit, CommitId, Loaded, Renewal, Reply, Revocation, Revoke, SessionLimit, SessionStore, Touch,
+    Version,
 };
 use tokio::time::Instant;
 
-use model::{ABSOLUTE, Entry, MOST_ATTRIBUTES, Model, NAMES, PRINCIPALS, start};
+use model::{Entry, LIFETIMES, MOST_ATTRIBUTES, Model, NAMES, PRINCIPALS, REALM, start};
 use steps::{Edit, Guard};
 pub use steps::{Step, steps};
 
@@ -55,8 +56,7 @@ impl<S: SessionStore> Run<'_, S> {
             }
             Step::Cycle(at, edits) => self.renew(at, Renewal::Keep, edits, None).await,
             Step::LogIn(at, principal, edits, limit) => {
-                let (principal, absolute_timeout) = (PRINCIPALS[principal].into(), Some(Duration::from_secs(ABSOLUTE)));
-                self.renew(at, Renewal::LogIn { principal, absolute_timeout }, edits, limit).await;
+                self.renew(at, Renewal::LogIn { principal: PRINCIPALS[principal].into() }, edits, limit).await;
             }
             Step::Replace(at, begin, linked, edits) => {
                 self.renew(at, Renewal::Replace { start: start(&begin), linked }, edits, None).await;
@@ -81,7 +81,7 @@ impl<S: SessionStore> Run<'_, S> {
             Step::Load(at) => self.load(*at.get(&self.ids)).await,
             Step::Touch(at) => {
                 let id = *at.get(&self.ids);
-                self.store.touch(&id).await.expect("it can be reached");
+                self.store.touch(&Touch::new(id, REALM, LIFETIMES)).await.expect("it can be reached");
                 self.model.touch(self.at(&id));
             }
             Step::List(principal) => self.list(principal).await,
@@ -107,6 +107,7 @@ impl<S: SessionStore> Run<'_, S> {
 
     async fn commit(&mut self, action: Action, edits: Vec<Edit>, guard: Guard, sessions: Option<SessionLimit>) {
         let mut commit = Commit::new(action, Instant::now() + Duration::from_secs(5));
+        (commit.realm, commit.lifetimes) = (REALM.into(), LIFETIMES);
         commit.sessions = sessions;
         commit.limits.attributes = MOST_ATTRIBUTES;
         for edit in edits {
@@ -167,6 +168,7 @@ impl<S: SessionStore> Run<'_, S> {
         });
         let revocation = Revocation {
             id: CommitId(SessionId::random().as_bytes()[..16].try_into().expect("an ID is longer")),
+            realm: REALM.into(),
             principal: PRINCIPALS[principal].into(),
             which,
             deadline: Instant::now() + Duration::from_secs(5),
@@ -209,7 +211,7 @@ impl<S: SessionStore> Run<'_, S> {
     }
 
     async fn list(&self, principal: usize) {
-        let listed = self.store.sessions_of(PRINCIPALS[principal]).await.expect("it can be reached");
+        let listed = self.store.sessions_of(REALM, PRINCIPALS[principal]).await.expect("it can be reached");
         let handles: Vec<_> = listed.iter().map(|listed| listed.handle).collect();
         let expected: Vec<_> = self.model.listed(principal).iter().map(|at| self.ids[*at].handle()).collect();
         assert_eq!(handles, expected, "the sessions of {}", PRINCIPALS[principal]);

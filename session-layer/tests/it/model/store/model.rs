@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use session_layer::store::{
-    AboveLimit, Action, Change, Commit, Limits, Renewal, Reply, Start, TOMBSTONE_LIFETIME, Version, parse_counter,
+    AboveLimit, Action, Change, Commit, Lifetimes, Limits, Renewal, Reply, Start, TOMBSTONE_LIFETIME, Version,
+    parse_counter,
 };
 use session_layer::{Limit, SessionId};
 
 use super::steps::Begin;
 
 const IDLE: u64 = 60;
-pub(super) const ABSOLUTE: u64 = 100;
+const ABSOLUTE: u64 = 100;
+pub(super) const LIFETIMES: Lifetimes =
+    Lifetimes { idle_timeout: Duration::from_secs(IDLE), absolute_timeout: Some(Duration::from_secs(ABSOLUTE)) };
+pub(super) const REALM: &str = "shop";
 pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
 pub(super) const PRINCIPALS: [&str; 2] = ["alice", "bob"];
 /// Two of three names fit.
@@ -30,7 +34,8 @@ pub(super) struct Session {
     pub(super) principal: Option<usize>,
     /// The how manieth login it was.
     login: usize,
-    pub(super) ends: Option<u64>,
+    /// When it was created, or its principal logged in.
+    began: u64,
     pub(super) version: Version,
 }
 
@@ -56,8 +61,7 @@ impl Model {
     }
 
     pub(super) fn keep(&mut self, at: usize, session: Session) {
-        let idle = self.now + IDLE;
-        let until = session.ends.map_or(idle, |ends| idle.min(ends));
+        let until = (self.now + IDLE).min(session.began + ABSOLUTE);
         self.entries.insert(at, Entry::Alive { session, until });
     }
 
@@ -99,9 +103,9 @@ impl Model {
                 session = self.begin(start);
                 link = link.filter(|_| *linked);
             }
-            Action::Renew(_, _, Renewal::LogIn { principal, absolute_timeout }) => {
+            Action::Renew(_, _, Renewal::LogIn { principal }) => {
                 session.principal = PRINCIPALS.iter().position(|known| known == principal);
-                session.ends = absolute_timeout.map(|timeout| self.now + timeout.as_secs());
+                session.began = self.now;
             }
             Action::Destroy(_) => {
                 self.bury(of, None);
@@ -144,7 +148,7 @@ impl Model {
     pub(super) fn begin(&self, start: &Start) -> Session {
         Session {
             principal: start.principal.as_ref().and_then(|name| PRINCIPALS.iter().position(|known| known == name)),
-            ends: start.absolute_timeout.map(|timeout| self.now + timeout.as_secs()),
+            began: self.now,
             ..Session::default()
         }
     }
@@ -153,8 +157,6 @@ impl Model {
 pub(super) fn start(begin: &Begin) -> Start {
     Start {
         created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000),
-        idle_timeout: Duration::from_secs(IDLE),
-        absolute_timeout: begin.absolute.then_some(Duration::from_secs(ABSOLUTE)),
         principal: begin.principal.map(|at| PRINCIPALS[at].into()),
     }
 }

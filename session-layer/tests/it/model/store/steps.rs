@@ -32,7 +32,6 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub struct Begin {
     pub(super) principal: Option<usize>,
-    pub(super) absolute: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -59,10 +58,7 @@ pub fn steps(time_passes: bool) -> impl Strategy<Value = Vec<Step>> {
     let id = any::<Index>;
     let principal = || 0..PRINCIPALS.len();
     let name = || 0..NAMES.len();
-    let begin = || {
-        (proptest::option::of(principal()), any::<bool>())
-            .prop_map(|(principal, absolute)| Begin { principal, absolute })
-    };
+    let begin = || proptest::option::of(principal()).prop_map(|principal| Begin { principal });
     let edits = || {
         let edit = prop_oneof![
             4 => (name(), any::<u8>()).prop_map(|(name, value)| Edit::Set(name, value)),

@@ -13,7 +13,14 @@ impl Ledger {
         let principal = commit.action.logs_in().map(str::to_owned);
         if !self.sent.contains_key(&commit.id) {
             let lineage = self.register(&commit.action, of);
-            let sent = Sent { first: moment, action: commit.action.clone(), lineage, applied: false, unknown: false };
+            let sent = Sent {
+                first: moment,
+                action: commit.action.clone(),
+                absolute_timeout: commit.lifetimes.absolute_timeout,
+                lineage,
+                applied: false,
+                unknown: false,
+            };
             self.sent.insert(commit.id, sent);
         }
         if let (Action::Renew(..) | Action::Destroy(_), Some(of)) = (&commit.action, of) {
@@ -144,7 +151,7 @@ impl Ledger {
         }
     }
 
-    fn born(&mut self, Sent { action, first, lineage, .. }: &Sent, of: Option<usize>, now: Moment) {
+    fn born(&mut self, Sent { action, absolute_timeout, first, lineage, .. }: &Sent, of: Option<usize>, now: Moment) {
         let Some(ident) = action.target().and_then(|id| self.find(id)) else { return };
         if !matches!(action, Action::Apply(_)) && !self.idents[ident].born {
             let (parent, principal) = self.origin(action, of);
@@ -152,17 +159,12 @@ impl Ledger {
             (known.parent, known.principal) = (parent, principal);
             known.lineage = lineage.unwrap_or(known.lineage);
         }
-        let absolute = match action {
-            Action::Create(_, start) | Action::Renew(_, _, Renewal::Replace { start, .. }) => {
-                Some(start.absolute_timeout)
-            }
-            Action::Renew(_, _, Renewal::LogIn { absolute_timeout, .. }) => Some(*absolute_timeout),
-            Action::Renew(_, _, Renewal::Keep) | Action::Apply(_) | Action::Destroy(_) => None,
+        let begins = match action {
+            Action::Create(..) | Action::Renew(_, _, Renewal::Replace { .. } | Renewal::LogIn { .. }) => true,
+            Action::Renew(_, _, Renewal::Keep) | Action::Apply(_) | Action::Destroy(_) => false,
         };
-        if let Some(absolute) = absolute
-            && !self.idents[ident].born
-        {
-            self.idents[ident].absolute = absolute.map(|timeout| (first.at + timeout, now.at + timeout));
+        if begins && !self.idents[ident].born {
+            self.idents[ident].absolute = absolute_timeout.map(|timeout| (first.at + timeout, now.at + timeout));
         }
         if matches!(action, Action::Apply(_)) {
             return;

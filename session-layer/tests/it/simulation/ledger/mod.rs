@@ -53,6 +53,7 @@ pub struct Ident {
 pub struct Sent {
     pub first: Moment,
     pub action: Action,
+    pub absolute_timeout: Option<Duration>,
     /// Whose attributes it changes.
     pub lineage: Option<usize>,
     pub applied: bool,

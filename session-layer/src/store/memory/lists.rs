@@ -1,0 +1,53 @@
+//! The lists of principals: which sessions each has, by realm.
+
+use std::collections::HashMap;
+
+use crate::id::SessionId;
+use crate::record::Version;
+
+/// Each session with when its principal logged in. What is listed may have ended meanwhile.
+#[derive(Clone, Default)]
+pub(super) struct Lists(HashMap<String, HashMap<String, HashMap<SessionId, Version>>>);
+
+impl Lists {
+    pub(super) fn enter(&mut self, realm: &str, principal: &str, id: SessionId, since: Version) {
+        if !self.0.contains_key(realm) {
+            self.0.insert(realm.to_owned(), HashMap::new());
+        }
+        let Some(lists) = self.0.get_mut(realm) else { return };
+        match lists.get_mut(principal) {
+            Some(list) => drop(list.insert(id, since)),
+            None => drop(lists.insert(principal.to_owned(), HashMap::from([(id, since)]))),
+        }
+    }
+
+    pub(super) fn leave(&mut self, realm: &str, principal: &str, id: &SessionId) {
+        if let Some(list) = self.0.get_mut(realm).and_then(|lists| lists.get_mut(principal)) {
+            list.remove(id);
+        }
+    }
+
+    pub(super) fn of(&self, realm: &str, principal: &str) -> impl Iterator<Item = (Version, SessionId)> {
+        let list = self.0.get(realm).and_then(|lists| lists.get(principal));
+        list.into_iter().flatten().map(|(id, since)| (*since, *id))
+    }
+
+    /// Loses a whole list, as a server that evicts keys does.
+    #[cfg(any(test, feature = "test-util"))]
+    pub(super) fn lose(&mut self, realm: &str, principal: &str) {
+        if let Some(lists) = self.0.get_mut(realm) {
+            lists.remove(principal);
+        }
+    }
+
+    /// Drops what is over, and lists with nothing left in them.
+    pub(super) fn sweep(&mut self, is_over: impl Fn(&SessionId) -> bool) {
+        for lists in self.0.values_mut() {
+            for list in lists.values_mut() {
+                list.retain(|id, _| !is_over(id));
+            }
+            lists.retain(|_, list| !list.is_empty());
+        }
+        self.0.retain(|_, lists| !lists.is_empty());
+    }
+}
