@@ -284,6 +284,8 @@ pub enum Reply {
     Ended {
         /// The ID that replaced it.
         successor: Option<SessionId>,
+        /// How long ago that was.
+        age: Duration,
     },
     /// The session is older than what this request has seen.
     RolledBack,
@@ -317,7 +319,11 @@ pub(crate) enum Seen {
     /// Loaded: no such session (expired long ago, or unreadable).
     Absent,
     /// Loaded: a tombstone.
-    Ended { successor: Option<SessionId> },
+    Ended {
+        successor: Option<SessionId>,
+        /// The session had ended so long before the request arrived that the request was sent after the end.
+        long_ago: bool,
+    },
 }
 
 impl Seen {
@@ -342,14 +348,30 @@ pub(crate) enum Step {
     Follow(SessionId),
     /// The session ended: nothing is written, the answer is 409.
     Gone,
+    /// The session ended long ago: nothing is written, and the browser is to forget its ID.
+    Forget,
+}
+
+/// Which tombstones are so old that a request cannot have been on its way when the session ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LateWindow {
+    /// How long after the end of its session a request may still arrive late.
+    pub(crate) window: Duration,
+    /// When the request arrived.
+    pub(crate) since_arrival: Duration,
+}
+
+impl LateWindow {
+    /// What a tombstone means to this request.
+    pub(crate) fn ended(&self, successor: Option<SessionId>, age: Duration) -> Seen {
+        // What counts is the tombstone's age when the request arrived, however long the request then took.
+        Seen::Ended { successor, long_ago: age.saturating_sub(self.since_arrival) > self.window }
+    }
 }
 
 /// Decides what to do about a delta.
 pub(crate) fn plan(seen: &Seen, delta: &Delta) -> Step {
-    use Identity::{Cycle, Destroy, Keep, LogIn, Replace};
-    if delta.is_empty() {
-        return Step::Nothing;
-    }
+    use Identity::{Cycle, Destroy, Keep, LogIn, Replace, Reset};
     let identity = match &delta.identity {
         // What was stored after the end was taken back: nothing is left that another session could start with.
         Replace(None) if !delta.leaves_attributes() => &Destroy,
@@ -357,18 +379,27 @@ pub(crate) fn plan(seen: &Seen, delta: &Delta) -> Step {
     };
     match seen {
         Seen::Nobody | Seen::Absent => match identity {
-            LogIn(_) | Replace(Some(_)) => Step::Create,
+            LogIn(_) | Replace(Some(_)) | Reset => Step::Create,
             Keep | Cycle | Replace(None) if delta.leaves_attributes() => Step::Create,
             Keep | Cycle | Replace(None) | Destroy => Step::Nothing,
         },
+        Seen::Unseen(_) | Seen::Alive(_) if delta.is_empty() => Step::Nothing,
         Seen::Unseen(id) | Seen::Alive(id) => match identity {
             Keep => Step::Apply(*id),
-            Cycle | LogIn(_) | Replace(_) => Step::Renew(*id),
+            Cycle | LogIn(_) | Replace(_) | Reset => Step::Renew(*id),
             Destroy => Step::Destroy(*id),
         },
-        Seen::Ended { successor } => match identity {
+        Seen::Ended { successor, long_ago } => match identity {
             // A login carries its own authority: it continues where an earlier click of it went, or starts afresh.
             LogIn(_) | Replace(Some(_)) => successor.map_or(Step::Create, Step::Follow),
+            // The handler wants another session, whatever became of the one before.
+            Reset => Step::Create,
+            // The request was sent after the end: it is a new visitor's. A successor may still be wanted by a repeated login.
+            _ if *long_ago => match plan(&Seen::Absent, delta) {
+                Step::Nothing if successor.is_none() => Step::Forget,
+                step => step,
+            },
+            _ if delta.is_empty() => Step::Nothing,
             // Already done.
             Destroy if successor.is_none() => Step::Nothing,
             Keep | Cycle | Replace(None) | Destroy => Step::Gone,
@@ -392,24 +423,39 @@ pub(crate) enum Next {
 /// Decides what a reply means for a step that was done. `target` is the ID that the step was to make or change.
 ///
 /// Replies that are errors whatever the step was (limits, counters, conditions) are not asked about here.
-pub(crate) fn next(step: &Step, target: SessionId, seen: &Seen, delta: &Delta, reply: &Reply) -> Next {
+pub(crate) fn next(
+    step: &Step,
+    target: SessionId,
+    seen: &Seen,
+    delta: &Delta,
+    reply: &Reply,
+    late: &LateWindow,
+) -> Next {
     let logs_in = matches!(delta.identity, Identity::LogIn(_) | Identity::Replace(Some(_)));
-    match (reply, step) {
-        (Reply::Applied { .. }, Step::Create | Step::Renew(_)) => Next::Keep(target),
-        (Reply::Applied { .. }, Step::Destroy(_)) => Next::Forget,
-        // A login that followed to the successor: the browser may never have got its cookie.
-        (Reply::Applied { .. }, _) if logs_in => Next::Keep(target),
-        (Reply::Applied { .. }, _) => Next::Done,
-        (Reply::Absent, Step::Destroy(_)) => Next::Done,
+    let ended = match reply {
+        Reply::Applied { .. } => {
+            return match step {
+                Step::Create | Step::Renew(_) => Next::Keep(target),
+                Step::Destroy(_) => Next::Forget,
+                // A login that followed to the successor: the browser may never have got its cookie.
+                _ if logs_in => Next::Keep(target),
+                _ => Next::Done,
+            };
+        }
+        Reply::Absent => Seen::Absent,
+        Reply::Ended { successor, age } => late.ended(*successor, *age),
+        _ => return Next::Then(Step::Gone),
+    };
+    match (&ended, step) {
+        // The handler wants another session, whatever became of this one.
+        _ if delta.identity == Identity::Reset => Next::Then(Step::Create),
+        // The request learns only now what a load would have told it.
+        _ if matches!(seen, Seen::Unseen(_)) => Next::Then(plan(&ended, delta)),
+        // From here on the request saw its session alive, or followed a login: age says nothing more.
+        (Seen::Ended { successor: Some(successor), .. }, _) if logs_in => Next::Then(Step::Follow(*successor)),
+        (Seen::Absent | Seen::Ended { successor: None, .. }, Step::Destroy(_)) => Next::Done,
         // A login changes attributes without renewing only at the successor that it followed to; that has ended as well.
-        (Reply::Absent | Reply::Ended { successor: None }, Step::Apply(_)) if logs_in => Next::Then(Step::Create),
-        (Reply::Absent, _) => match seen {
-            // Never seen alive by this request: to the browser it expired before, so this is a fresh visitor.
-            Seen::Unseen(_) => Next::Then(plan(&Seen::Absent, delta)),
-            _ => Next::Then(Step::Gone),
-        },
-        (Reply::Ended { successor: Some(successor) }, _) if logs_in => Next::Then(Step::Follow(*successor)),
-        (Reply::Ended { successor: None }, Step::Destroy(_)) => Next::Done,
+        (Seen::Absent | Seen::Ended { successor: None, .. }, Step::Apply(_)) if logs_in => Next::Then(Step::Create),
         _ => Next::Then(Step::Gone),
     }
 }
@@ -444,34 +490,60 @@ mod tests {
                 "cycle" => delta.cycle(),
                 "login" => delta.log_in("alice".into(), false),
                 "destroy" => delta.destroy(),
+                "reset" => delta.reset(),
                 other => panic!("{other}"),
             }
         }
         delta
     }
 
-    /// Rows: what the request did. Columns: no cookie or absent · not loaded · alive · destroyed · renewed.
+    /// The window is ten seconds, and the request arrived two seconds ago.
+    const LATE: LateWindow = LateWindow { window: Duration::from_secs(10), since_arrival: Duration::from_secs(2) };
+    /// Ages of tombstones that the request finds now.
+    const LATELY: Duration = Duration::from_secs(12);
+    const LONG_AGO: Duration = Duration::from_millis(12_001);
+
+    #[test]
+    fn a_tombstone_counts_by_its_age_when_the_request_arrived() {
+        let long_ago = |age| LATE.ended(None, age) == Seen::Ended { successor: None, long_ago: true };
+        let ages = [Duration::ZERO, Duration::from_secs(1), LATELY, LONG_AGO, Duration::MAX];
+        assert_eq!(ages.map(long_ago), [false, false, false, true, true]);
+        // The session ended while the request was under way, however long that takes.
+        let slow = LateWindow { since_arrival: Duration::from_secs(200), ..LATE };
+        assert_eq!(slow.ended(None, Duration::from_secs(199)), Seen::Ended { successor: None, long_ago: false });
+    }
+
+    /// Rows: what the request did. Columns: no cookie or absent · not loaded · alive · lately destroyed, renewed · long ago destroyed,
+    /// renewed.
     #[test]
     fn every_change_against_every_state_of_the_session() {
-        use Step::{Apply, Create, Destroy, Follow, Gone, Nothing, Renew};
+        use Step::{Apply, Create, Destroy, Follow, Forget, Gone, Nothing, Renew};
         let (i, s) = (id(), successor());
         #[rustfmt::skip]
-        let table: &[(&[&str], [Step; 5])] = &[
-            (&[],                           [Nothing, Nothing,    Nothing,    Nothing, Nothing]),
-            (&["set"],                      [Create,  Apply(i),   Apply(i),   Gone,    Gone]),
-            (&["add"],                      [Create,  Apply(i),   Apply(i),   Gone,    Gone]),
-            (&["remove"],                   [Nothing, Apply(i),   Apply(i),   Gone,    Gone]),
-            (&["clear"],                    [Nothing, Apply(i),   Apply(i),   Gone,    Gone]),
-            (&["clear", "set"],             [Create,  Apply(i),   Apply(i),   Gone,    Gone]),
-            (&["cycle"],                    [Nothing, Renew(i),   Renew(i),   Gone,    Gone]),
-            (&["cycle", "set"],             [Create,  Renew(i),   Renew(i),   Gone,    Gone]),
-            (&["login"],                    [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
-            (&["set", "login"],             [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
-            (&["destroy"],                  [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
-            (&["set", "destroy"],           [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
-            (&["destroy", "set"],           [Create,  Renew(i),   Renew(i),   Gone,    Gone]),
-            (&["destroy", "set", "remove"], [Nothing, Destroy(i), Destroy(i), Nothing, Gone]),
-            (&["destroy", "login"],         [Create,  Renew(i),   Renew(i),   Create,  Follow(s)]),
+        let table: &[(&[&str], [Step; 7])] = &[
+            (&[],                           [Nothing, Nothing,    Nothing,    Nothing, Nothing,   Forget, Nothing]),
+            (&["set"],                      [Create,  Apply(i),   Apply(i),   Gone,    Gone,      Create, Create]),
+            (&["add"],                      [Create,  Apply(i),   Apply(i),   Gone,    Gone,      Create, Create]),
+            (&["remove"],                   [Nothing, Apply(i),   Apply(i),   Gone,    Gone,      Forget, Nothing]),
+            (&["clear"],                    [Nothing, Apply(i),   Apply(i),   Gone,    Gone,      Forget, Nothing]),
+            (&["clear", "set"],             [Create,  Apply(i),   Apply(i),   Gone,    Gone,      Create, Create]),
+            (&["cycle"],                    [Nothing, Renew(i),   Renew(i),   Gone,    Gone,      Forget, Nothing]),
+            (&["cycle", "set"],             [Create,  Renew(i),   Renew(i),   Gone,    Gone,      Create, Create]),
+            (&["login"],                    [Create,  Renew(i),   Renew(i),   Create,  Follow(s), Create, Follow(s)]),
+            (&["set", "login"],             [Create,  Renew(i),   Renew(i),   Create,  Follow(s), Create, Follow(s)]),
+            (&["destroy"],                  [Nothing, Destroy(i), Destroy(i), Nothing, Gone,      Forget, Nothing]),
+            (&["set", "destroy"],           [Nothing, Destroy(i), Destroy(i), Nothing, Gone,      Forget, Nothing]),
+            (&["destroy", "set"],           [Create,  Renew(i),   Renew(i),   Gone,    Gone,      Create, Create]),
+            (&["destroy", "set", "remove"], [Nothing, Destroy(i), Destroy(i), Nothing, Gone,      Forget, Nothing]),
+            (&["destroy", "login"],         [Create,  Renew(i),   Renew(i),   Create,  Follow(s), Create, Follow(s)]),
+            (&["reset"],                    [Create,  Renew(i),   Renew(i),   Create,  Create,    Create, Create]),
+            (&["set", "reset"],             [Create,  Renew(i),   Renew(i),   Create,  Create,    Create, Create]),
+            (&["reset", "set"],             [Create,  Renew(i),   Renew(i),   Create,  Create,    Create, Create]),
+            (&["reset", "set", "remove"],   [Create,  Renew(i),   Renew(i),   Create,  Create,    Create, Create]),
+            (&["reset", "cycle"],           [Create,  Renew(i),   Renew(i),   Create,  Create,    Create, Create]),
+            (&["reset", "login"],           [Create,  Renew(i),   Renew(i),   Create,  Follow(s), Create, Follow(s)]),
+            (&["reset", "destroy"],         [Nothing, Destroy(i), Destroy(i), Nothing, Gone,      Forget, Nothing]),
+            (&["destroy", "reset"],         [Create,  Renew(i),   Renew(i),   Create,  Create,    Create, Create]),
         ];
         for (steps, expected) in table {
             let delta = delta(steps);
@@ -479,8 +551,10 @@ mod tests {
                 Seen::Absent,
                 Seen::Unseen(i),
                 alive(),
-                Seen::Ended { successor: None },
-                Seen::Ended { successor: Some(s) },
+                Seen::Ended { successor: None, long_ago: false },
+                Seen::Ended { successor: Some(s), long_ago: false },
+                Seen::Ended { successor: None, long_ago: true },
+                Seen::Ended { successor: Some(s), long_ago: true },
             ];
             for (seen, expected) in columns.iter().zip(expected) {
                 assert_eq!(plan(seen, &delta), *expected, "{steps:?} on {seen:?}");
@@ -489,38 +563,43 @@ mod tests {
         }
     }
 
-    /// Rows: what the request did, on a session loaded alive. Columns: applied · missing · destroyed · renewed meanwhile.
+    /// Rows: what the request did, on a session loaded alive. Columns: applied · missing · destroyed, renewed meanwhile. How long ago
+    /// that was makes no difference.
     #[test]
     fn every_reply_to_a_session_that_was_loaded_alive() {
         use Next::{Done, Forget, Keep, Then};
-        use Step::{Follow, Gone};
+        use Step::{Create, Follow, Gone};
         let (new, s) = (SessionId::random(), successor());
         #[rustfmt::skip]
         let table: &[(&[&str], [Next; 4])] = &[
-            (&["set"],              [Done,      Then(Gone), Then(Gone), Then(Gone)]),
-            (&["cycle"],            [Keep(new), Then(Gone), Then(Gone), Then(Gone)]),
-            (&["login"],            [Keep(new), Then(Gone), Then(Gone), Then(Follow(s))]),
-            (&["destroy"],          [Forget,    Done,       Done,       Then(Gone)]),
-            (&["destroy", "set"],   [Keep(new), Then(Gone), Then(Gone), Then(Gone)]),
-            (&["destroy", "login"], [Keep(new), Then(Gone), Then(Gone), Then(Follow(s))]),
+            (&["set"],              [Done,      Then(Gone),   Then(Gone),   Then(Gone)]),
+            (&["cycle"],            [Keep(new), Then(Gone),   Then(Gone),   Then(Gone)]),
+            (&["login"],            [Keep(new), Then(Gone),   Then(Gone),   Then(Follow(s))]),
+            (&["destroy"],          [Forget,    Done,         Done,         Then(Gone)]),
+            (&["destroy", "set"],   [Keep(new), Then(Gone),   Then(Gone),   Then(Gone)]),
+            (&["destroy", "login"], [Keep(new), Then(Gone),   Then(Gone),   Then(Follow(s))]),
+            (&["reset"],            [Keep(new), Then(Create), Then(Create), Then(Create)]),
         ];
         for (steps, expected) in table {
-            check_replies(&alive(), steps, new, expected);
+            let [applied, absent, destroyed, renewed] = expected.clone();
+            let expected = [applied, absent, destroyed.clone(), renewed.clone(), destroyed, renewed];
+            check_replies(&alive(), steps, new, &expected);
         }
     }
 
-    /// The same for a session that was never loaded.
+    /// The same for a session that was never loaded, with columns for what ended long ago: each reply is what a load would have said.
     #[test]
     fn every_reply_to_a_session_that_was_not_loaded() {
         use Next::{Done, Keep, Then};
-        use Step::{Create, Follow, Gone, Nothing};
+        use Step::{Create, Follow, Forget, Gone, Nothing};
         let (new, s) = (SessionId::random(), successor());
         #[rustfmt::skip]
-        let table: &[(&[&str], [Next; 4])] = &[
-            (&["set"],    [Done,      Then(Create),  Then(Gone), Then(Gone)]),
-            (&["add"],    [Done,      Then(Create),  Then(Gone), Then(Gone)]),
-            (&["remove"], [Done,      Then(Nothing), Then(Gone), Then(Gone)]),
-            (&["login"],  [Keep(new), Then(Create),  Then(Gone), Then(Follow(s))]),
+        let table: &[(&[&str], [Next; 6])] = &[
+            (&["set"],    [Done,      Then(Create),  Then(Gone),   Then(Gone),      Then(Create), Then(Create)]),
+            (&["add"],    [Done,      Then(Create),  Then(Gone),   Then(Gone),      Then(Create), Then(Create)]),
+            (&["remove"], [Done,      Then(Nothing), Then(Gone),   Then(Gone),      Then(Forget), Then(Nothing)]),
+            (&["login"],  [Keep(new), Then(Create),  Then(Create), Then(Follow(s)), Then(Create), Then(Follow(s))]),
+            (&["reset"],  [Keep(new), Then(Create),  Then(Create), Then(Create),    Then(Create), Then(Create)]),
         ];
         for (steps, expected) in table {
             check_replies(&Seen::Unseen(id()), steps, new, expected);
@@ -528,19 +607,21 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_replies(seen: &Seen, steps: &[&str], target: SessionId, expected: &[Next; 4]) {
+    fn check_replies(seen: &Seen, steps: &[&str], target: SessionId, expected: &[Next; 6]) {
         let delta = delta(steps);
         let step = plan(seen, &delta);
         let replies = [
             Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true, history: Vec::new() },
             Reply::Absent,
-            Reply::Ended { successor: None },
-            Reply::Ended { successor: Some(successor()) },
+            Reply::Ended { successor: None, age: LATELY },
+            Reply::Ended { successor: Some(successor()), age: LATELY },
+            Reply::Ended { successor: None, age: LONG_AGO },
+            Reply::Ended { successor: Some(successor()), age: LONG_AGO },
         ];
         for (reply, expected) in replies.iter().zip(expected) {
-            assert_eq!(next(&step, target, seen, &delta, reply), *expected, "{steps:?}: {reply:?}");
+            assert_eq!(next(&step, target, seen, &delta, reply, &LATE), *expected, "{steps:?}: {reply:?}");
         }
-        assert_eq!(next(&step, target, seen, &delta, &Reply::RolledBack), Next::Then(Step::Gone), "{steps:?}");
+        assert_eq!(next(&step, target, seen, &delta, &Reply::RolledBack, &LATE), Next::Then(Step::Gone), "{steps:?}");
     }
 
     /// Rows: the action, and the ID after it, who is logged in by it, whether a session ends by it.
@@ -575,7 +656,7 @@ mod tests {
     #[test]
     fn only_a_session_that_may_be_alive_has_an_id() {
         assert_eq!([Seen::Unseen(id()), alive()].map(|seen| seen.id()), [Some(id()); 2]);
-        for seen in [Seen::Nobody, Seen::Absent, Seen::Ended { successor: Some(successor()) }] {
+        for seen in [Seen::Nobody, Seen::Absent, Seen::Ended { successor: Some(successor()), long_ago: false }] {
             assert_eq!(seen.id(), None, "{seen:?}");
         }
     }
@@ -587,20 +668,24 @@ mod tests {
         assert_eq!(format!("{id:?}"), "CommitId(000102030405060708090a0b0c0d0eff)");
     }
 
+    /// Whether the request saw the tombstone lately or long ago after the end.
     #[test]
     fn a_login_that_followed_gives_the_browser_the_successor() {
-        let (delta, seen) = (delta(&["set", "login"]), Seen::Ended { successor: Some(successor()) });
-        let applied =
-            Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true, history: Vec::new() };
-        let step = Step::Apply(successor());
-        assert_eq!(next(&step, successor(), &seen, &delta, &applied), Next::Keep(successor()));
-        // Gone meanwhile: a fresh session.
-        assert_eq!(next(&step, successor(), &seen, &delta, &Reply::Absent), Next::Then(Step::Create));
-        let ended = Reply::Ended { successor: None };
-        assert_eq!(next(&step, successor(), &seen, &delta, &ended), Next::Then(Step::Create));
-        // Renewed once more meanwhile: follow on.
-        let again = SessionId::random();
-        let ended = Reply::Ended { successor: Some(again) };
-        assert_eq!(next(&step, successor(), &seen, &delta, &ended), Next::Then(Step::Follow(again)));
+        let delta = delta(&["set", "login"]);
+        for long_ago in [false, true] {
+            let seen = Seen::Ended { successor: Some(successor()), long_ago };
+            let next = |reply: &Reply| next(&Step::Apply(successor()), successor(), &seen, &delta, reply, &LATE);
+            let applied =
+                Reply::Applied { version: Version(2), counters: BTreeMap::new(), confirmed: true, history: Vec::new() };
+            assert_eq!(next(&applied), Next::Keep(successor()));
+            // Gone meanwhile: a fresh session.
+            assert_eq!(next(&Reply::Absent), Next::Then(Step::Create));
+            let again = SessionId::random();
+            for age in [Duration::ZERO, LONG_AGO] {
+                assert_eq!(next(&Reply::Ended { successor: None, age }), Next::Then(Step::Create));
+                // Renewed once more meanwhile: follow on.
+                assert_eq!(next(&Reply::Ended { successor: Some(again), age }), Next::Then(Step::Follow(again)));
+            }
+        }
     }
 }

@@ -48,7 +48,9 @@ impl fmt::Debug for Reply {
                 .field("confirmed", confirmed)
                 .finish(),
             Self::Absent => f.write_str("Absent"),
-            Self::Ended { successor } => f.debug_struct("Ended").field("successor", successor).finish(),
+            Self::Ended { successor, age } => {
+                f.debug_struct("Ended").field("successor", successor).field("age", age).finish()
+            }
             Self::RolledBack => f.write_str("RolledBack"),
             Self::Conflict { name, .. } => f.debug_struct("Conflict").field("name", name).finish_non_exhaustive(),
             Self::NotACounter(name) => f.debug_tuple("NotACounter").field(name).finish(),

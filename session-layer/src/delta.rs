@@ -44,6 +44,8 @@ pub(crate) enum Identity {
     Destroy,
     /// It ends, and what was changed after that starts another one, with this principal.
     Replace(Option<String>),
+    /// It ends, if there is one, and another one starts in any case, also with nothing in it.
+    Reset,
 }
 
 /// Everything that one request changed.
@@ -71,7 +73,7 @@ impl Delta {
 
     /// Whether the session that the request came with ends.
     pub(crate) fn replaces(&self) -> bool {
-        matches!(self.identity, Identity::Destroy | Identity::Replace(_))
+        matches!(self.identity, Identity::Destroy | Identity::Replace(_) | Identity::Reset)
     }
 
     /// Whether nothing of the attributes from before is left.
@@ -130,7 +132,7 @@ impl Delta {
     /// `other` says that the session belongs to another principal now: nothing of theirs goes over.
     pub(crate) fn log_in(&mut self, principal: String, other: bool) {
         self.identity = match self.identity {
-            Identity::Destroy | Identity::Replace(_) => Identity::Replace(Some(principal)),
+            Identity::Destroy | Identity::Replace(_) | Identity::Reset => Identity::Replace(Some(principal)),
             _ if other => Identity::Replace(Some(principal)),
             Identity::Keep | Identity::Cycle | Identity::LogIn(_) => Identity::LogIn(principal),
         };
@@ -138,6 +140,10 @@ impl Delta {
 
     pub(crate) fn destroy(&mut self) {
         *self = Self { identity: Identity::Destroy, ..Self::default() };
+    }
+
+    pub(crate) fn reset(&mut self) {
+        *self = Self { identity: Identity::Reset, ..Self::default() };
     }
 
     /// A change to the attributes after the session was destroyed is the first one of the next session.
@@ -379,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_starts_anew_leaves_nothing_of_what_was_changed_first() {
-        for end in [Delta::clear, Delta::destroy] {
+        for end in [Delta::clear, Delta::destroy, Delta::reset] {
             let mut first = Delta::default();
             first.set("a", Bytes::from_static(b"1"));
             let mut later = Delta::default();
@@ -404,6 +410,7 @@ mod tests {
                 "remove" => delta.remove("a"),
                 "cycle" => delta.cycle(),
                 "destroy" => delta.destroy(),
+                "reset" => delta.reset(),
                 principal => delta.log_in(principal.to_owned(), false),
             }
         }
@@ -412,7 +419,7 @@ mod tests {
 
     #[test]
     fn the_last_word_about_the_session_counts() {
-        use Identity::{Cycle, Destroy, Keep, LogIn, Replace};
+        use Identity::{Cycle, Destroy, Keep, LogIn, Replace, Reset};
         identity(&["set"], Keep);
         identity(&["cycle"], Cycle);
         identity(&["cycle", "alice"], LogIn("alice".into()));
@@ -425,6 +432,11 @@ mod tests {
         identity(&["destroy", "alice"], Replace(Some("alice".into())));
         identity(&["destroy", "alice", "cycle"], Replace(Some("alice".into())));
         identity(&["destroy", "set", "destroy"], Destroy);
+        identity(&["reset", "set", "remove", "cycle"], Reset);
+        identity(&["alice", "reset"], Reset);
+        identity(&["destroy", "set", "reset"], Reset);
+        identity(&["reset", "alice"], Replace(Some("alice".into())));
+        identity(&["reset", "destroy"], Destroy);
     }
 
     #[test]

@@ -101,6 +101,7 @@ pub(crate) struct Config {
     pub(crate) realm: Arc<str>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) touch_interval: Duration,
+    pub(crate) late_window: Duration,
     pub(crate) budget: Duration,
     pub(crate) waiters: Waiters,
     pub(crate) limits: Limits,

@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::attribute::{Named, Reads, Takes};
-use crate::commit::Seen;
 use crate::delta::{check_name, check_principal, check_value};
 use crate::error::{Kind, SessionError};
 use crate::id::{SessionHandle, SessionId};
@@ -105,11 +104,19 @@ impl<K> Session<K> {
         self.slot.state().exists()
     }
 
-    /// Whether the browser came with the ID of a session that was destroyed, revoked or renewed in the last minutes. It counts as no
-    /// session, and changes are refused with a conflict, since a late request must not start anew what was ended; logging in
-    /// works.
+    /// Whether the browser came with the ID of a session that was destroyed, revoked or renewed in the last five minutes, so that a
+    /// page can say "You were logged out, here or on another device". Stays so during this request, whatever the handler does.
+    ///
+    /// Such a session counts as none. What the handler stores depends on how long ago it ended when the request arrived:
+    ///
+    /// - up to [`late_window`](crate::SessionLayerBuilder::late_window) ago, the request may have been on its way already. Changes are
+    ///   refused with 409 ([`SessionError::is_gone`]), and the browser keeps the cookie that it has by now.
+    /// - longer ago, the request is a new visitor's: changes start a new session, and a request that changes nothing has the browser
+    ///   forget its cookie (unless the session was renewed, since a repeated login may still continue in its successor).
+    ///
+    /// [`log_in`](Self::log_in) and [`reset`](Self::reset) start a new session in both cases.
     pub fn has_ended(&self) -> bool {
-        matches!(self.slot.state().seen, Seen::Ended { .. })
+        self.slot.state().has_ended
     }
 
     /// When the session was created, to the millisecond; that of a new one is fixed when first asked.
@@ -318,6 +325,36 @@ impl<K> Session<K> {
         Ok(())
     }
 
+    /// Starts a new session, deliberately: the browser gets a new ID with its cookie even if the one it came with ended a moment ago
+    /// ([`has_ended`](Self::has_ended)), and even if nothing is stored. A session that is alive ends, as by [`destroy`](Self::destroy),
+    /// and what this request changed before is dropped.
+    ///
+    /// For handlers whose browser must have a session of its own when it comes back: one that stores the `state` of an OAuth login, or
+    /// binds a CSRF token to the session's ID. Not for what a page does on each visit: an answer that was overtaken by that of a login
+    /// would put the browser back into the empty session.
+    ///
+    /// ```
+    /// use session_layer::{Session, SessionError};
+    ///
+    /// async fn begin_oauth(session: Session) -> Result<String, SessionError> {
+    ///     if !session.exists() {
+    ///         session.reset()?;
+    ///     }
+    ///     session.insert("oauth_state", "a random value")?;
+    ///     Ok("https://id.example/authorize?state=…".to_owned())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the response's head is out.
+    #[doc(alias = "reset_session")]
+    #[doc(alias = "flush")]
+    pub fn reset(&self) -> Result<(), SessionError> {
+        self.slot.open()?.delta.reset();
+        Ok(())
+    }
+
     /// Gives the session a new ID and keeps everything else; for changes of privilege that are no login.
     ///
     /// # Errors
@@ -386,6 +423,16 @@ impl<K> LazySession<K> {
     /// The same.
     pub fn increment(&self, name: impl Named, by: i64) -> Result<(), SessionError> {
         increment(&self.slot, name.attribute_name(), by)
+    }
+
+    /// Starts a new session, deliberately; see [`Session::reset`]. Costs one more round trip if the session had ended.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn reset(&self) -> Result<(), SessionError> {
+        self.slot.open()?.delta.reset();
+        Ok(())
     }
 
     /// Says that the handler has dealt with a flush that failed; see [`Session::forgive_failed_flush`].

@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::budget::{Budget, persist};
-use crate::commit::Seen;
+use crate::commit::{LateWindow, Seen};
 use crate::error::{Kind, SessionError};
 use crate::event::SessionEvent;
 use crate::freshness::{Token, copy_wanted, is_lost_in, seconds_since_epoch};
@@ -31,6 +32,8 @@ mod answer; // what the answer waits for, and what it tells the browser
 
 pub(crate) struct Slot {
     config: Arc<Config>,
+    /// When the request reached the layer.
+    arrived: Instant,
     /// Kept, not parsed: a request that never asks for its session pays for neither parsing nor MAC.
     cookies: Cookies,
     presented: OnceLock<Option<SessionId>>,
@@ -77,6 +80,7 @@ impl Slot {
     pub(crate) fn new(headers: &HeaderMap, config: &Arc<Config>) -> Arc<Self> {
         Arc::new(Self {
             config: Arc::clone(config),
+            arrived: Instant::now(),
             cookies: Cookies::of(headers),
             presented: OnceLock::new(),
             told: OnceLock::new(),
@@ -162,7 +166,7 @@ impl Slot {
             };
             let mut state = self.state();
             state.copied = copied;
-            state.see(id, loaded);
+            state.see(id, loaded, &self.late_window());
         }
         Ok(())
     }
@@ -202,6 +206,11 @@ impl Slot {
         }
     }
 
+    /// What tells a late request from a new visitor's.
+    fn late_window(&self) -> LateWindow {
+        LateWindow { window: self.config.late_window, since_arrival: self.arrived.elapsed() }
+    }
+
     /// Loads the session again. `false` when it is gone.
     pub(crate) async fn reload(&self) -> Result<bool, SessionError> {
         let _order = self.turn().await;
@@ -217,7 +226,7 @@ impl Slot {
                 // Else `seen` stays: to a request that knew it alive, a session that ended is a conflict and no reason to start another.
                 // That a copy showed it is no such knowledge.
                 if was_copied && state.committed.is_none() {
-                    state.see(id, loaded);
+                    state.see(id, loaded, &self.late_window());
                 }
             }
         }

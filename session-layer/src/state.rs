@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::commit::{Action, Next, Renewal, Seen};
+use crate::commit::{Action, LateWindow, Next, Renewal, Seen};
 use crate::delta::{Delta, Identity, counter_text};
 use crate::error::SessionError;
 use crate::id::SessionId;
@@ -19,6 +19,8 @@ pub(crate) struct State {
     pub(crate) seen: Seen,
     /// The session as loaded, with what was flushed since.
     pub(crate) record: Option<Record>,
+    /// The request came with the ID of a session that had ended.
+    pub(crate) has_ended: bool,
     pub(crate) delta: Delta,
     /// What a flush is writing just now; still part of what handlers read.
     pub(crate) in_flight: Delta,
@@ -58,14 +60,17 @@ pub(crate) enum CookieChange {
 }
 
 impl State {
-    pub(crate) fn see(&mut self, id: SessionId, loaded: Loaded) {
+    pub(crate) fn see(&mut self, id: SessionId, loaded: Loaded, late: &LateWindow) {
         match loaded {
             Loaded::Alive(record) => {
                 self.seen = Seen::Alive(id);
                 self.record = Some(record);
             }
             Loaded::Absent => self.seen = Seen::Absent,
-            Loaded::Ended { successor } => self.seen = Seen::Ended { successor },
+            Loaded::Ended { successor, age } => {
+                self.seen = late.ended(successor, age);
+                self.has_ended = true;
+            }
         }
     }
 
@@ -137,7 +142,7 @@ impl State {
         match &self.delta.identity {
             Identity::LogIn(principal) => Some(principal.clone()),
             Identity::Replace(principal) => principal.clone(),
-            Identity::Destroy => None,
+            Identity::Destroy | Identity::Reset => None,
             Identity::Keep | Identity::Cycle => self.record.as_ref().and_then(|record| record.principal.clone()),
         }
     }
@@ -150,7 +155,7 @@ impl State {
     /// Whether the changes so far are for a session that only the answer's commit starts, with nothing in it: after the end of the one
     /// before, or when somebody logs in over what a logout left.
     pub(crate) fn starts_another(&self) -> bool {
-        self.delta.replaces() || (self.logs_in() && matches!(self.seen, Seen::Ended { successor: None }))
+        self.delta.replaces() || (self.logs_in() && matches!(self.seen, Seen::Ended { successor: None, .. }))
     }
 
     /// Whether it takes the answer's commit to find the session that the changes so far are for: as above, or a login that follows a
@@ -249,7 +254,7 @@ impl State {
             }
             Action::Destroy(_) => {
                 self.record = None;
-                self.seen = Seen::Ended { successor: None };
+                self.seen = Seen::Ended { successor: None, long_ago: false };
             }
         }
         match action {

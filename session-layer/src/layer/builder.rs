@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::response::Parts;
 
-use super::config_error::{ConfigError, check_longest, check_secret, check_timeouts, cookie_error};
+use super::config_error::{ConfigError, check_late_window, check_longest, check_secret, check_timeouts, cookie_error};
 use super::{CommitWhen, Config, OnEvent, SessionLayer};
 use crate::budget::Waiters;
 use crate::commit::{AboveLimit, Lifetimes, SessionLimit};
@@ -42,6 +42,7 @@ struct Settings {
     idle_timeout: Duration,
     absolute_timeout: Option<Duration>,
     touch_interval: Option<Duration>,
+    late_window: Option<Duration>,
     budget: Duration,
     max_waiting: usize,
     limits: Limits,
@@ -68,6 +69,7 @@ impl SessionLayerBuilder {
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Some(Duration::from_secs(12 * 60 * 60)),
             touch_interval: None,
+            late_window: None,
             budget: Duration::from_secs(5),
             max_waiting: 2_000,
             limits: Limits::default(),
@@ -162,6 +164,21 @@ impl<K> SessionLayerBuilder<K> {
     /// busy session costs a prolonging command now and then instead of with each request, and may end that much early.
     pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
         self.settings.touch_interval = Some(touch_interval);
+        self
+    }
+
+    /// How long after the end of its session a request still counts as late: it may have been on its way when the session ended, so
+    /// its changes are refused with 409, and its answer leaves the browser's cookie alone. A request that arrives later than that is a
+    /// new visitor's; see [`Session::has_ended`](crate::Session::has_ended). Default: 10 seconds, or the budget if that is longer.
+    ///
+    /// The window must cover the answer that tells the browser of the end (within the budget), plus the way of the requests that the
+    /// browser sent until then, including what they spend in a proxy's queue. Too short, and the answer to a late request can replace
+    /// the cookie of a login with that of an empty session. Longer costs only patience: for so long a browser that was logged out
+    /// elsewhere gets 409 for what it wants to store, unless it logs in or the handler calls [`reset`](crate::Session::reset).
+    ///
+    /// Must not be shorter than the budget, and must be shorter than the five minutes for which a store knows that a session ended.
+    pub fn late_window(mut self, late_window: Duration) -> Self {
+        self.settings.late_window = Some(late_window);
         self
     }
 
@@ -332,6 +349,7 @@ impl<K> SessionLayerBuilder<K> {
         if settings.budget.is_zero() {
             return Err(ConfigError::new("budget", "must not be zero, or no store can answer in time"));
         }
+        let late_window = check_late_window(settings.late_window, settings.budget)?;
         if settings.session_limit.is_some_and(|limit| limit.most == 0) {
             return Err(ConfigError::new("max_sessions_per_principal", "must be at least 1, or nobody can log in"));
         }
@@ -363,6 +381,7 @@ impl<K> SessionLayerBuilder<K> {
             cookie,
             lifetimes: Lifetimes { idle_timeout: settings.idle_timeout, absolute_timeout: settings.absolute_timeout },
             touch_interval,
+            late_window,
             budget: settings.budget,
             waiters: Waiters::new(settings.max_waiting),
             limits: settings.limits,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::signature::MIN_SECRET_LEN;
+use crate::store::TOMBSTONE_LIFETIME;
 use crate::transport::CookieFault;
 
 pub(super) fn check_secret(setting: &'static str, secret: &[u8]) -> Result<(), ConfigError> {
@@ -36,6 +37,34 @@ pub(super) fn check_timeouts(idle: Duration, absolute: Option<Duration>) -> Resu
         return Err(ConfigError::new("absolute_timeout", problem));
     }
     Ok(())
+}
+
+/// Longer than an answer takes that does not wait for the store.
+const LATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// The late window, as set or by default.
+pub(super) fn check_late_window(window: Option<Duration>, budget: Duration) -> Result<Duration, ConfigError> {
+    let lifetime = TOMBSTONE_LIFETIME.as_secs();
+    if budget >= TOMBSTONE_LIFETIME {
+        let problem = format!("must be shorter than {lifetime} s, for which a store knows that a session ended");
+        return Err(ConfigError::new("budget", problem));
+    }
+    let window = window.unwrap_or(LATE_WINDOW.max(budget));
+    if window >= TOMBSTONE_LIFETIME {
+        let problem = format!(
+            "must be shorter than {lifetime} s, for which a store knows that a session ended, or every browser whose session \
+             ended is refused for as long as that"
+        );
+        return Err(ConfigError::new("late_window", problem));
+    }
+    if window < budget {
+        let problem = format!(
+            "is shorter than `budget` ({budget:?}), which the answer that tells a browser of the end may take; choose a longer \
+             window or a shorter budget"
+        );
+        return Err(ConfigError::new("late_window", problem));
+    }
+    Ok(window)
 }
 
 pub(super) fn cookie_error(fault: CookieFault) -> ConfigError {

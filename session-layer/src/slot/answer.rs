@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::Slot;
 use crate::budget::OnDrop;
-use crate::commit::Seen;
+use crate::commit::{Seen, Step, plan};
 use crate::delta::Delta;
 use crate::error::SessionError;
 use crate::freshness::{Token, seconds_since_epoch};
@@ -33,6 +33,9 @@ impl Slot {
         let succeeded = !(head.status.is_client_error() || head.status.is_server_error());
         // A task of the handler may be flushing still; then its outcome belongs to this answer.
         if state.delta.is_empty() && state.in_flight.is_empty() && (state.failed.is_none() || !succeeded) {
+            if plan(&state.seen, &state.delta) == Step::Forget {
+                state.cookie = CookieChange::Forget;
+            }
             self.touch(&mut state);
             return None;
         }

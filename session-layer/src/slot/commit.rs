@@ -33,6 +33,10 @@ impl Slot {
             let (action, target, version) = match step {
                 Step::Nothing => return Ok(Attempt::Applied(Applied::default())),
                 Step::Gone => break,
+                Step::Forget => {
+                    self.state().cookie = CookieChange::Forget;
+                    return Ok(Attempt::Applied(Applied::default()));
+                }
                 Step::Follow(successor) => match self.follow(successor, delta, budget).await? {
                     Some(next) => {
                         step = next;
@@ -70,7 +74,7 @@ impl Slot {
                 }
                 Reply::Applied { .. } | Reply::Absent | Reply::Ended { .. } => {}
             }
-            match next(&step, target, &seen, delta, &reply) {
+            match next(&step, target, &seen, delta, &reply, &self.late_window()) {
                 Next::Then(then) => step = then,
                 done => {
                     let Reply::Applied { version, counters, confirmed, history } = reply else {
@@ -152,8 +156,8 @@ impl Slot {
                     None
                 }
             }
-            Loaded::Ended { successor: Some(next) } => Some(Step::Follow(next)),
-            Loaded::Alive(_) | Loaded::Ended { successor: None } | Loaded::Absent => Some(Step::Create),
+            Loaded::Ended { successor: Some(next), .. } => Some(Step::Follow(next)),
+            Loaded::Alive(_) | Loaded::Ended { successor: None, .. } | Loaded::Absent => Some(Step::Create),
         })
     }
 }
@@ -172,6 +176,7 @@ fn renewal(created_on: SystemTime, delta: &Delta) -> Renewal {
         Identity::Replace(principal) => {
             Renewal::Replace { start: start(created_on, delta), linked: principal.is_some() }
         }
+        Identity::Reset => Renewal::Replace { start: start(created_on, delta), linked: false },
         Identity::Keep | Identity::Cycle | Identity::Destroy => Renewal::Keep,
     }
 }

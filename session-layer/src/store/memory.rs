@@ -85,7 +85,9 @@ impl SessionStore for MemoryStore {
         let mut state = self.lock();
         Ok(match state.find(id, now) {
             None => Loaded::Absent,
-            Some(Entry { what: What::Tombstone(successor), .. }) => Loaded::Ended { successor: *successor },
+            Some(Entry { what: What::Tombstone(successor), until }) => {
+                Loaded::Ended { successor: *successor, age: age(*until, now) }
+            }
             Some(Entry { what: What::Session(session), until }) => Loaded::Alive(session.record(*until - now)),
         })
     }
@@ -284,7 +286,9 @@ impl State {
         }
         let mut session = match self.find(commit.action.id(), now) {
             None => return Err(Reply::Absent),
-            Some(Entry { what: What::Tombstone(successor), .. }) => return Err(Reply::Ended { successor: *successor }),
+            Some(Entry { what: What::Tombstone(successor), until }) => {
+                return Err(Reply::Ended { successor: *successor, age: age(*until, now) });
+            }
             Some(Entry { what: What::Session(session), .. }) => session.clone(),
         };
         if commit.action.target().is_some() {
@@ -319,6 +323,11 @@ impl State {
             self.lists.leave(realm, &principal, &id);
         }
     }
+}
+
+/// How long ago a session ended whose tombstone lasts until then.
+fn age(until: Instant, now: Instant) -> Duration {
+    TOMBSTONE_LIFETIME.saturating_sub(until.saturating_duration_since(now))
 }
 
 #[cfg(test)]

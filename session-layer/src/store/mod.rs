@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -140,6 +140,8 @@ pub enum Loaded {
     Ended {
         /// The ID that replaced it.
         successor: Option<SessionId>,
+        /// How long ago that was, by the clock of the store: what has passed of [`TOMBSTONE_LIFETIME`].
+        age: Duration,
     },
 }
 
@@ -155,7 +157,7 @@ pub struct Listed {
 }
 
 /// How long a tombstone lasts: longer than any request that loaded the session before it ended.
-pub const TOMBSTONE_LIFETIME: std::time::Duration = std::time::Duration::from_secs(5 * 60);
+pub const TOMBSTONE_LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// Why a store could not do what it was asked.
 #[derive(Debug)]

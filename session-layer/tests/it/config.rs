@@ -26,6 +26,11 @@ fn each_setting_that_cannot_be_used_is_named() {
     check("touch_interval", "shorter than `idle_timeout`", |layer| layer.touch_interval(minutes(30)));
     check("touch_interval", "100 years", |layer| layer.touch_interval(Duration::MAX));
     check("budget", "zero", |layer| layer.budget(Duration::ZERO));
+    check("budget", "300 s", |layer| layer.budget(minutes(5)));
+    check("budget", "300 s", |layer| layer.budget(minutes(5)).late_window(minutes(5)));
+    check("late_window", "300 s", |layer| layer.late_window(minutes(5)));
+    check("late_window", "shorter than `budget` (5s)", |layer| layer.late_window(Duration::from_secs(5) - millis(1)));
+    check("late_window", "shorter than `budget` (5s)", |layer| layer.late_window(Duration::ZERO));
     for name in ["", "a b", "a;b", "a=b", "größe", "a\r\nb", "a\"b"] {
         check("cookie_name", "must be a token", |layer| layer.cookie_name(name));
     }
@@ -61,4 +66,6 @@ fn what_is_unusual_but_possible_is_accepted() {
     ok(|layer| layer.idle_timeout(minutes(30)).absolute_timeout(minutes(30)));
     ok(|layer| layer.idle_timeout(millis(1)).touch_interval(Duration::ZERO));
     ok(|layer| layer.max_waiting(0).budget(millis(1)));
+    ok(|layer| layer.budget(millis(1)).late_window(millis(1)));
+    ok(|layer| layer.late_window(minutes(5) - millis(1)));
 }

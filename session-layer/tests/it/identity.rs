@@ -93,10 +93,11 @@ async fn writing_to_a_tombstone_is_409_without_cookie() {
 
 #[tokio::test(start_paused = true)]
 async fn a_tombstone_lasts_five_minutes_then_its_id_is_unknown() {
-    let (_, _, browser) = ended_by("log_out").await;
+    let (_, _, browser) = ended_by("cycle").await;
     advance(minutes(5) - crate::fixture::millis(1)).await;
-    browser.run("insert a 1").await.expect(409);
+    browser.run("ended").await.says("true");
     advance(crate::fixture::millis(1)).await;
+    browser.copy().run("ended").await.says("false").without_cookie();
     browser.run("get cart; insert a 1").await.says("none").with_cookie();
 }
 

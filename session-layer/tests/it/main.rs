@@ -20,6 +20,7 @@ mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
 mod identity; // which session a request means
 mod late; // after the head: streams, WebSockets
+mod late_window; // what a request gets that arrives after the end of its session
 mod layers; // where the layer goes among others
 mod leaks; // clients that go leave nothing behind
 mod login; // logging in and out

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::draft::{alive, all, apply, create, create_with, draft, load, start};
+use super::draft::{alive, all, apply, assert_ended, assert_met_end, create, create_with, draft, load, start};
 use crate::id::SessionId;
 use crate::store::{Action, Attributes, Loaded, Renewal, Reply, SessionStore, Version};
 
@@ -79,7 +79,7 @@ pub async fn of_concurrent_renewals_one_wins(store: Arc<impl SessionStore>) {
     assert_eq!(winners.len(), 1);
     let successor = Some(winners[0].0);
     for (to, reply) in losers {
-        assert_eq!(reply, Reply::Ended { successor });
+        assert_met_end(&reply, successor);
         assert_eq!(load(&store, &to).await, Loaded::Absent);
     }
 }
@@ -92,13 +92,13 @@ pub async fn nothing_changes_a_session_after_its_end(store: Arc<impl SessionStor
         async move {
             if i == 20 {
                 draft(Action::Destroy(id)).applied(&store).await;
-                assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+                assert_ended(&store, &id, None).await;
                 return;
             }
             let reply = apply(id).set(&format!("a{i}"), "1").reply(&store).await;
-            assert!(matches!(reply, Reply::Applied { .. } | Reply::Ended { successor: None }), "{reply:?}");
+            assert!(matches!(reply, Reply::Applied { .. } | Reply::Ended { successor: None, .. }), "{reply:?}");
         }
     });
     all(writers).await;
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &id, None).await;
 }

@@ -199,6 +199,23 @@ pub(super) async fn load(store: &Arc<impl SessionStore>, id: &SessionId) -> Load
     store.load(id).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
+/// The ID is a tombstone that names this successor.
+pub(super) async fn assert_ended(store: &Arc<impl SessionStore>, id: &SessionId, expected: Option<SessionId>) {
+    match load(store, id).await {
+        Loaded::Ended { successor, .. } => assert_eq!(successor, expected),
+        other => panic!("expected a tombstone, found {other:?}"),
+    }
+}
+
+/// A commit met a tombstone that names this successor.
+#[track_caller]
+pub(super) fn assert_met_end(reply: &Reply, expected: Option<SessionId>) {
+    match reply {
+        Reply::Ended { successor, .. } => assert_eq!(*successor, expected),
+        other => panic!("expected that the session had ended, got {other:?}"),
+    }
+}
+
 pub(super) async fn alive(store: &Arc<impl SessionStore>, id: &SessionId) -> Record {
     match load(store, id).await {
         Loaded::Alive(record) => record,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::draft::{
-    REALM, alive, apply, create, draft, handles, listed, load, log_in, login, pause, revoke, somebody, start, touch,
+    REALM, alive, apply, assert_ended, create, draft, handles, listed, load, log_in, login, pause, revoke, somebody,
+    start, touch,
 };
 use crate::id::SessionId;
 use crate::store::{AboveLimit, Action, Loaded, Renewal, Revoke, SessionStore, TOMBSTONE_LIFETIME};
@@ -107,6 +108,6 @@ pub async fn a_lost_list_is_whole_again_after_a_commit_or_touch(
     }
     assert_eq!(revoke(&store, alice, Revoke::All).await, 2);
     for id in [sessions[2], fourth, fifth] {
-        assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+        assert_ended(&store, &id, None).await;
     }
 }

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::draft::{alive, apply, assert_lasts, attributes, create, create_with, draft, load, start};
+use tokio::time::Instant;
+
+use super::draft::{
+    alive, apply, assert_ended, assert_lasts, assert_met_end, attributes, create, create_with, draft, load, log_in,
+    login, pause, revoke, somebody, start,
+};
 use crate::id::SessionId;
-use crate::store::{Action, Loaded, Renewal, Reply, SessionStore, Start, Version};
+use crate::store::{AboveLimit, Action, Loaded, Renewal, Reply, Revoke, SessionStore, Start, Version};
 
 /// And leaves a tombstone that names it.
 pub async fn renewing_moves_everything_to_the_new_id(store: Arc<impl SessionStore>) {
@@ -23,7 +28,7 @@ pub async fn renewing_moves_everything_to_the_new_id(store: Arc<impl SessionStor
     assert_eq!((&after.principal, after.version), (&before.principal, version));
     assert_lasts(&after, Duration::from_secs(600));
     assert!(after.ttl > Duration::from_secs(30), "{:?}", after.ttl);
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
+    assert_ended(&store, &id, Some(to)).await;
 }
 
 /// One step: nobody sees the one without the other.
@@ -56,7 +61,7 @@ pub async fn logging_in_names_the_principal_and_restarts_the_absolute_timeout(st
     assert_eq!(after.attributes, attributes(&[("cart", "[1]"), ("a", "1")]));
     assert_eq!((after.created_on, after.principal.as_deref()), (before.created_on, Some("bob")));
     assert_lasts(&after, Duration::from_secs(1200));
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
+    assert_ended(&store, &id, Some(to)).await;
     // The next login is another principal's.
     let last = to.successor();
     draft(Action::Renew(to, last, Renewal::LogIn { principal: "carol".into() })).applied(&store).await;
@@ -93,7 +98,7 @@ pub async fn replacing_starts_from_nothing(store: Arc<impl SessionStore>) {
     assert_eq!(record.attributes, attributes(&[("flash", "\"bye\""), ("n", "1")]));
     assert_eq!((record.created_on, record.idle_timeout), (created_on, Duration::from_secs(90)));
     assert_eq!((record.principal, record.expires_on, record.version), (None, None, version));
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
+    assert_ended(&store, &id, Some(to)).await;
 }
 
 /// A logout with a message on the next page: a late login must not follow there.
@@ -104,7 +109,7 @@ pub async fn replacing_may_leave_no_trace_of_the_successor(store: Arc<impl Sessi
         .set("b", "2")
         .applied(&store)
         .await;
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &id, None).await;
     assert_eq!(alive(&store, &to).await.attributes, attributes(&[("b", "2")]));
 }
 
@@ -115,13 +120,64 @@ pub async fn a_tombstone_takes_no_change(store: Arc<impl SessionStore>) {
     draft(Action::Renew(renewed, to, Renewal::Keep)).applied(&store).await;
     draft(Action::Destroy(destroyed)).applied(&store).await;
     for (id, successor) in [(renewed, Some(to)), (destroyed, None)] {
-        let ended = Reply::Ended { successor };
         let newest = Version(u64::MAX);
-        assert_eq!(apply(id).set("a", "1").reply(&store).await, ended);
-        assert_eq!(apply(id).clear().seen(newest).reply(&store).await, ended);
-        assert_eq!(draft(Action::Renew(id, id.successor(), Renewal::Keep)).reply(&store).await, ended);
-        assert_eq!(draft(Action::Destroy(id)).reply(&store).await, ended);
-        assert_eq!(load(&store, &id).await, Loaded::Ended { successor });
+        assert_met_end(&apply(id).set("a", "1").reply(&store).await, successor);
+        assert_met_end(&apply(id).clear().seen(newest).reply(&store).await, successor);
+        assert_met_end(&draft(Action::Renew(id, id.successor(), Renewal::Keep)).reply(&store).await, successor);
+        assert_met_end(&draft(Action::Destroy(id)).reply(&store).await, successor);
+        assert_ended(&store, &id, successor).await;
+    }
+}
+
+/// However it ended, and to whatever asks.
+pub async fn a_tombstone_tells_how_long_ago_its_session_ended(store: Arc<impl SessionStore>) {
+    // The store's clock counts milliseconds, and is not ours.
+    const INACCURACY: Duration = Duration::from_millis(5);
+    let mut graves = Vec::new();
+    for end in ["destroyed", "renewed", "replaced", "revoked", "evicted"] {
+        let principal = somebody();
+        let id = log_in(&store, principal).await;
+        let before = Instant::now();
+        let renew = |renewal| draft(Action::Renew(id, id.successor(), renewal));
+        match end {
+            "destroyed" => drop(draft(Action::Destroy(id)).applied(&store).await),
+            "renewed" => drop(renew(Renewal::Keep).applied(&store).await),
+            "replaced" => drop(renew(Renewal::Replace { start: start(), linked: false }).applied(&store).await),
+            "revoked" => assert_eq!(revoke(&store, principal, Revoke::All).await, 1),
+            _ => {
+                let login = draft(login(SessionId::random(), principal));
+                login.at_most(1, AboveLimit::EvictOldest).applied(&store).await;
+            }
+        }
+        graves.push((end, id, before, Instant::now()));
+    }
+    for (end, id, before, after) in graves {
+        // What cannot be taken for none, nor for all of a tombstone's time.
+        while after.elapsed() < Duration::from_millis(100) {
+            pause().await;
+        }
+        let asked = Instant::now();
+        let ages = [
+            match load(&store, &id).await {
+                Loaded::Ended { age, .. } => age,
+                other => panic!("{end}: {other:?}"),
+            },
+            age_in(&apply(id).set("a", "1").reply(&store).await),
+            age_in(&draft(Action::Renew(id, id.successor().successor(), Renewal::Keep)).reply(&store).await),
+            age_in(&draft(Action::Destroy(id)).reply(&store).await),
+        ];
+        let (least, most) = (asked - after, before.elapsed());
+        for age in ages {
+            let fits = age + INACCURACY >= least && age <= most + INACCURACY;
+            assert!(fits, "{end}: {age:?} ago, not between {least:?} and {most:?}");
+        }
+    }
+}
+
+fn age_in(reply: &Reply) -> Duration {
+    match reply {
+        Reply::Ended { age, .. } => *age,
+        other => panic!("expected that the session had ended, got {other:?}"),
     }
 }
 
@@ -132,7 +188,7 @@ pub async fn destroying_ends_a_session(store: Arc<impl SessionStore>) {
     // Attributes, conditions and limits mean nothing to it.
     let (last, counters) = draft(Action::Destroy(id)).seen(version).limits(0, 0).applied(&store).await;
     assert_eq!((last, counters), (version, BTreeMap::new()));
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &id, None).await;
 }
 
 /// Neither a session nor a tombstone.
@@ -143,7 +199,7 @@ pub async fn a_taken_id_is_not_created_over(store: Arc<impl SessionStore>) {
     assert_eq!(alive(&store, &id).await.attributes, attributes(&[("a", "1")]));
     draft(Action::Destroy(id)).applied(&store).await;
     assert_eq!(again().reply(&store).await, Reply::Occupied);
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &id, None).await;
 }
 
 /// Both sessions stay what they are.

@@ -74,6 +74,7 @@ macro_rules! conformance {
             replacing_starts_from_nothing
             replacing_may_leave_no_trace_of_the_successor
             a_tombstone_takes_no_change
+            a_tombstone_tells_how_long_ago_its_session_ended
             destroying_ends_a_session
             a_taken_id_is_not_created_over
             a_taken_id_is_not_renewed_to

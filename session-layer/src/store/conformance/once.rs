@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::draft::{Draft, alive, all, apply, attributes, chain, create, create_with, draft, load, start};
+use super::draft::{
+    Draft, alive, all, apply, assert_ended, attributes, chain, create, create_with, draft, load, start,
+};
 use crate::id::SessionId;
 use crate::store::{Action, Loaded, Renewal, Reply, SessionStore, Version};
 
@@ -132,8 +134,8 @@ pub async fn a_repeated_commit_gets_its_first_reply(store: Arc<impl SessionStore
         assert!(matches!(first, Reply::Applied { .. }), "{first:?}");
         assert_eq!(commit.reply(&store).await, first);
     }
-    assert_eq!(load(&store, &id).await, Loaded::Ended { successor: Some(to) });
-    assert_eq!(load(&store, &to).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &id, Some(to)).await;
+    assert_ended(&store, &to, None).await;
 }
 
 /// A copy of it may have been held up on its way, and its sender has been told no.

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::draft::{
-    alive, all, apply, attributes, create, create_with, draft, handles, list, listed, load, log_in, login, pause,
-    revocation, revoke, somebody, start, touch_for, until_absent, until_ttl_is_below,
+    alive, all, apply, assert_ended, assert_met_end, attributes, create, create_with, draft, handles, list, listed,
+    load, log_in, login, pause, revocation, revoke, somebody, start, touch_for, until_absent, until_ttl_is_below,
 };
 use crate::id::SessionId;
 use crate::store::{AboveLimit, Action, Loaded, Record, Renewal, Reply, Revoke, SessionStore, Start};
@@ -120,9 +120,9 @@ pub async fn revoking_one_ends_that_one_of_that_principal(store: Arc<impl Sessio
     assert_eq!(revoke(&store, alice, Revoke::One(bobs.handle())).await, 0);
     assert_eq!(revoke(&store, alice, Revoke::One(one.handle())).await, 1);
     assert_eq!(revoke(&store, alice, Revoke::One(one.handle())).await, 0);
-    assert_eq!(load(&store, &one).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &one, None).await;
     assert_eq!((listed(&store, alice).await, listed(&store, bob).await), (vec![other.handle()], vec![bobs.handle()]));
-    assert_eq!(apply(one).set("a", "1").reply(&store).await, Reply::Ended { successor: None });
+    assert_met_end(&apply(one).set("a", "1").reply(&store).await, None);
 }
 
 /// The one that asks, say.
@@ -132,7 +132,7 @@ pub async fn revoking_others_keeps_one(store: Arc<impl SessionStore>) {
     assert_eq!(revoke(&store, alice, Revoke::Others(sessions[1].handle())).await, 2);
     assert_eq!(listed(&store, alice).await, [sessions[1].handle()]);
     for id in [sessions[0], sessions[2]] {
-        assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+        assert_ended(&store, &id, None).await;
     }
 }
 
@@ -144,7 +144,7 @@ pub async fn revoking_all_ends_all(store: Arc<impl SessionStore>) {
     assert_eq!(revoke(&store, alice, Revoke::All).await, 2);
     assert_eq!((listed(&store, alice).await, listed(&store, bob).await), (vec![], vec![bobs.handle()]));
     for id in sessions {
-        assert_eq!(load(&store, &id).await, Loaded::Ended { successor: None });
+        assert_ended(&store, &id, None).await;
     }
     assert_eq!(revoke(&store, "nobody", Revoke::All).await, 0);
 }
@@ -183,7 +183,7 @@ pub async fn a_login_above_the_limit_evicts_the_oldest(store: Arc<impl SessionSt
     }
     assert_eq!(listed(&store, alice).await, handles(&sessions[2..]));
     for id in &sessions[..2] {
-        assert_eq!(load(&store, id).await, Loaded::Ended { successor: None });
+        assert_ended(&store, id, None).await;
     }
     // A limit that was lowered meanwhile.
     let last = SessionId::random();

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::draft::{
-    Draft, REALM, alive, apply, draft, list_in, listed, listed_in, load, log_in, login, revocation, somebody, touch_in,
+    Draft, REALM, alive, apply, assert_ended, draft, list_in, listed, listed_in, log_in, login, revocation, somebody,
+    touch_in,
 };
 use crate::id::SessionId;
-use crate::store::{AboveLimit, Action, Loaded, Renewal, Revoke, SessionStore};
+use crate::store::{AboveLimit, Action, Renewal, Revoke, SessionStore};
 
 fn in_realm(mut draft: Draft, realm: &str) -> Draft {
     draft.0.realm = realm.into();
@@ -41,7 +42,7 @@ pub async fn each_realm_has_its_own_lists(store: Arc<impl SessionStore>) {
         revocation.realm = "shop".into();
         assert_eq!(store.revoke(&revocation).await.unwrap().ended, ended, "{which:?}");
     }
-    assert_eq!(load(&store, &last).await, Loaded::Ended { successor: None });
+    assert_ended(&store, &last, None).await;
     alive(&store, &admin).await;
     assert_eq!(listed_in(&store, "admin", alice).await, [admin.handle()]);
 }

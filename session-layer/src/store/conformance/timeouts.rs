@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::draft::{
-    alive, apply, assert_lasts, create_for, draft, load, pause, touch, touch_for, until_absent, until_ttl_is_below,
+    alive, apply, assert_ended, assert_lasts, create_for, draft, load, pause, touch, touch_for, until_absent,
+    until_ttl_is_below,
 };
 use crate::id::SessionId;
 use crate::store::{Action, Loaded, Renewal, Reply, SessionStore};
@@ -78,8 +79,8 @@ pub async fn a_touch_leaves_tombstones_alone(store: Arc<impl SessionStore>) {
     touch_for(&store, &destroyed, short, None).await;
     touch_for(&store, &renewed, short, None).await;
     until_absent(&store, &to).await;
-    assert_eq!(load(&store, &destroyed).await, Loaded::Ended { successor: None });
-    assert_eq!(load(&store, &renewed).await, Loaded::Ended { successor: Some(to) });
+    assert_ended(&store, &destroyed, None).await;
+    assert_ended(&store, &renewed, Some(to)).await;
 }
 
 /// However busy it is, and never later.

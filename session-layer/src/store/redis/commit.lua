@@ -95,7 +95,7 @@ else
   history = remembered > 0 and have[7]
   if not created then
     local successor = redis.call('HGET', KEYS[1], '@t')
-    return successor and 'E' .. successor or 'N'
+    return successor and 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. successor or 'N'
   end
   if not (began and version and size and lifetimes) then
     return 'N'

@@ -29,7 +29,7 @@ if old.err then
 end
 local created, began, version, size = whole(old[1]), whole(old[2]), whole(old[4]), whole(old[5])
 if old[6] and not old[1] then
-  return 'E' .. old[6]
+  return 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. old[6]
 end
 local idle, space, absolute = string.match(old[3] or '', '^(%d+)( ?)(%d*)$')
 if not (created and began and version and size and idle) or (space == '') ~= (absolute == '') then

@@ -13,7 +13,7 @@ use crate::delta::Change;
 use crate::error::Limit;
 use crate::id::SessionId;
 use crate::record::{Record, Version};
-use crate::store::{Listed, Loaded, StoreError};
+use crate::store::{Listed, Loaded, StoreError, TOMBSTONE_LIFETIME};
 
 /// The largest number that the scripts, whose numbers are doubles, take for one.
 const MAX_WHOLE: u64 = (1 << 53) - 1;
@@ -35,7 +35,7 @@ pub(super) fn loaded(fields: Frame, ttl: i64, clock: Clock) -> Result<Loaded, St
     }
     match (raw.created, raw.tombstone) {
         (Some(created), _) => raw.record.alive(created, ttl, clock),
-        (None, Some(successor)) => Ok(Loaded::Ended { successor: self::successor(&successor)? }),
+        (None, Some(successor)) => Ok(Loaded::Ended { successor: self::successor(&successor)?, age: age(ttl) }),
         (None, None) => Err(StoreError::corrupt("the session has no time of creation")),
     }
 }
@@ -195,8 +195,7 @@ pub(super) fn committed(frame: Frame, commit: &Commit) -> Result<Reply, StoreErr
     match (kind, rest) {
         (b'A', _) => applied(rest, commit),
         (b'N', _) => Ok(Reply::Absent),
-        // A tombstone that we did not write is what it is to a load: no session, and no reason to refuse its browser another.
-        (b'E', _) => Ok(successor(rest).map_or(Reply::Absent, |successor| Reply::Ended { successor })),
+        (b'E', _) => ended(rest),
         (b'R', _) => Ok(Reply::RolledBack),
         (b'C', _) => conflict(rest, commit),
         (b'X', _) => {
@@ -210,6 +209,22 @@ pub(super) fn committed(frame: Frame, commit: &Commit) -> Result<Reply, StoreErr
         (b'T', _) => Err(StoreError::unavailable("the commit reached Redis after its deadline")),
         _ => Err(malformed("a commit")),
     }
+}
+
+/// What is left of the tombstone's time in milliseconds, a space, and the successor's bytes, if there is one.
+fn ended(rest: &[u8]) -> Result<Reply, StoreError> {
+    let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(|| malformed("a commit"))?;
+    let (left, successor) = (text(&rest[..space]), &rest[space + 1..]);
+    let left = left.and_then(|left| left.parse::<i64>().ok()).ok_or_else(|| malformed("a commit"))?;
+    // A tombstone that we did not write, or that lasts forever, is what it is to a load: no session, and no reason to refuse its
+    // browser another.
+    let (Ok(left), Ok(successor)) = (u64::try_from(left), self::successor(successor)) else { return Ok(Reply::Absent) };
+    Ok(Reply::Ended { successor, age: age(Duration::from_millis(left)) })
+}
+
+/// How long ago a session ended whose tombstone has so much time left.
+fn age(left: Duration) -> Duration {
+    TOMBSTONE_LIFETIME.saturating_sub(left)
 }
 
 /// `version value value …`, the values in the order of the names that were added to; on a line of its own what the session
@@ -330,8 +345,12 @@ mod tests {
     #[test]
     fn tombstones_name_a_successor_or_nobody() {
         let id = SessionId::random();
-        assert_eq!(load(&[("@t", b"")], 5).unwrap(), Loaded::Ended { successor: None });
-        assert_eq!(load(&[("@t", id.as_bytes())], 5).unwrap(), Loaded::Ended { successor: Some(id) });
+        let ended = |successor, seconds_ago| Loaded::Ended { successor, age: Duration::from_secs(seconds_ago) };
+        assert_eq!(load(&[("@t", b"")], 300_000).unwrap(), ended(None, 0));
+        assert_eq!(load(&[("@t", b"")], 289_000).unwrap(), ended(None, 11));
+        assert_eq!(load(&[("@t", id.as_bytes())], 0).unwrap(), ended(Some(id), 300));
+        // Of a later version, which keeps them longer.
+        assert_eq!(load(&[("@t", b"")], 400_000).unwrap(), ended(None, 0));
         assert!(load(&[("@t", b"short")], 5).unwrap_err().is_corrupt());
     }
 
@@ -387,9 +406,14 @@ mod tests {
         assert_eq!(reply(b"A17 -3 1999999999999999998\n").unwrap(), applied(&[]));
         assert_eq!(reply(b"A17 -3 1999999999999999998\n3 9").unwrap(), applied(&[3, 9]));
         assert_eq!(reply(b"N").unwrap(), Reply::Absent);
-        assert_eq!(reply(b"E").unwrap(), Reply::Ended { successor: None });
+        let ended = |successor, seconds_ago| Reply::Ended { successor, age: Duration::from_secs(seconds_ago) };
+        assert_eq!(reply(b"E300000 ").unwrap(), ended(None, 0));
+        assert_eq!(reply(b"E289000 ").unwrap(), ended(None, 11));
         let id = SessionId::random();
-        assert_eq!(reply(&[b"E", &id.as_bytes()[..]].concat()).unwrap(), Reply::Ended { successor: Some(id) });
+        assert_eq!(reply(&[b"E1000 ", &id.as_bytes()[..]].concat()).unwrap(), ended(Some(id), 299));
+        // Tombstones that are none of ours: one that never ends, and one that names no ID.
+        assert_eq!(reply(b"E-1 ").unwrap(), Reply::Absent);
+        assert_eq!(reply(b"E1000 short").unwrap(), Reply::Absent);
         assert_eq!(reply(b"R").unwrap(), Reply::RolledBack);
         let conflict = |name: &str, current| Reply::Conflict { name: name.to_owned(), current };
         assert_eq!(reply(b"C1-").unwrap(), conflict("x", None));
@@ -405,8 +429,8 @@ mod tests {
     #[test]
     fn no_other_reply_is_taken_for_one() {
         for text in [
-            "", "A", "Ax 1 2", "A17", "A17 1", "A17 1 x", "C", "C0-", "C3-", "C1", "C1x", "X0", "X4", "X", "L", "LX",
-            "?",
+            "", "E", "E5", "Ex ", "A", "Ax 1 2", "A17", "A17 1", "A17 1 x", "C", "C0-", "C3-", "C1", "C1x", "X0", "X4",
+            "X", "L", "LX", "?",
         ] {
             let error = reply(text.as_bytes()).unwrap_err();
             assert!(!error.is_unavailable() && !error.is_corrupt(), "{text:?}");

@@ -84,6 +84,11 @@ impl Row {
     }
 }
 
+/// How long ago a session ended whose tombstone lasts until then.
+fn age(until: Instant) -> Duration {
+    TOMBSTONE_LIFETIME.saturating_sub(until.saturating_duration_since(Instant::now()))
+}
+
 impl Table {
     /// What is there now, tombstones included.
     fn row(&mut self, id: &SessionId) -> Option<&mut Row> {
@@ -107,7 +112,9 @@ impl Table {
     pub(super) fn load(&mut self, id: &SessionId) -> Loaded {
         match self.row(id) {
             None => Loaded::Absent,
-            Some(Row { ended: Some(successor), .. }) => Loaded::Ended { successor: *successor },
+            Some(Row { ended: Some(successor), until, .. }) => {
+                Loaded::Ended { successor: *successor, age: age(*until) }
+            }
             Some(row) => Loaded::Alive(row.record()),
         }
     }
@@ -214,8 +221,8 @@ impl Table {
         let row = match self.row(commit.action.id()) {
             None if may_upsert => Row::new(&Start { created_on: SystemTime::now(), principal: None }, commit.lifetimes),
             None => return Err(Reply::Absent),
-            Some(Row { ended: Some(successor), .. }) if !(into_the_dead && successor.is_none()) => {
-                return Err(Reply::Ended { successor: *successor });
+            Some(Row { ended: Some(successor), until, .. }) if !(into_the_dead && successor.is_none()) => {
+                return Err(Reply::Ended { successor: *successor, age: age(*until) });
             }
             Some(row) => row.clone(),
         };

@@ -4,6 +4,7 @@
 mod model;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -17,6 +18,7 @@ struct Pending {
     tab: usize,
     gate: String,
     presented: Option<Id>,
+    arrived: u64,
     loaded: Option<Entry>,
     ops: Ops,
     answer: JoinHandle<Answer>,
@@ -74,15 +76,15 @@ impl World {
         let presented = self.jars[tab];
         let loaded = if ops.lazy { None } else { presented.map(|id| self.model.entries[id].clone()) };
         self.log.push(format!("browser {tab} sends {gate} with {presented:?}: {ops:?}"));
-        self.pending.push(Pending { tab, gate, presented, loaded, ops, answer });
+        self.pending.push(Pending { tab, gate, presented, arrived: self.model.now, loaded, ops, answer });
     }
 
     /// One of the requests goes on and is answered.
     async fn finish(&mut self, which: usize) {
-        let Pending { tab, gate, presented, loaded, ops, answer } = self.pending.swap_remove(which);
+        let Pending { tab, gate, presented, arrived, loaded, ops, answer } = self.pending.swap_remove(which);
         self.app.gate(&gate).open();
         let answer = answer.await.unwrap();
-        let (status, cookie) = self.model.commit(presented, loaded.as_ref(), &ops);
+        let (status, cookie) = self.model.commit(presented, arrived, loaded.as_ref(), &ops);
         self.log.push(format!("{gate} is answered {} (expected {status}, {cookie:?})", answer.status));
         assert_eq!(answer.status.as_u16(), status);
         match (&cookie, answer.set_cookies().as_slice()) {
@@ -116,12 +118,25 @@ impl World {
         self.log.push("31 minutes pass".to_owned());
     }
 
+    async fn pass(&mut self, seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        self.model.now += seconds;
+        self.log.push(format!("{seconds} seconds pass"));
+    }
+
     async fn look(&mut self, tab: usize) {
         let gets: Vec<_> = NAMES.iter().map(|name| format!("get {name}")).collect();
+        let loaded = self.jars[tab].map(|id| self.model.entries[id].clone());
         let page = self.tabs[tab].run(&format!("exists; principal; {}", gets.join("; "))).await;
         let expected = self.model.page(self.jars[tab]);
         self.log.push(format!("browser {tab} sees {} (expected {expected})", page.body));
-        page.without_cookie().says(&expected);
+        match self.model.commit(self.jars[tab], self.model.now, loaded.as_ref(), &Ops::nothing()).1 {
+            Cookie::Forget => {
+                page.with_removal().says(&expected);
+                self.jars[tab] = None;
+            }
+            _ => drop(page.without_cookie().says(&expected)),
+        }
     }
 
     async fn step(&mut self, random: &mut Random) {
@@ -139,6 +154,8 @@ impl World {
                 }
             }
             17 if random.one_in(6) => self.expire().await,
+            // Less than any timeout in all.
+            17 => self.pass(random.pick(&[1, 5, 10, 11])).await,
             _ => self.look(tab).await,
         }
     }

@@ -44,6 +44,7 @@ pub enum Identity {
     LogIn(&'static str),
     LogOut,
     LogOutAndIn(&'static str),
+    Reset,
 }
 
 #[derive(Debug, Clone)]
@@ -57,11 +58,14 @@ impl Ops {
     pub fn random(random: &mut Random) -> Self {
         let lazy = random.one_in(4);
         let identity = match random.below(10) {
+            // All that a lazy session can do to itself.
+            0 if lazy && random.one_in(3) => Identity::Reset,
             _ if lazy => Identity::Keep,
             0 => Identity::Cycle,
             1 | 2 => Identity::LogIn(random.pick(&["alice", "alice", "bob"])),
             3 => Identity::LogOut,
             4 if random.one_in(2) => Identity::LogOutAndIn(random.pick(&["alice", "bob"])),
+            5 if random.one_in(2) => Identity::Reset,
             _ => Identity::Keep,
         };
         let ops = (0..random.below(4))
@@ -75,6 +79,10 @@ impl Ops {
         Self { lazy, identity, ops }
     }
 
+    pub fn nothing() -> Self {
+        Self { lazy: false, identity: Identity::Keep, ops: Vec::new() }
+    }
+
     pub fn text(&self) -> String {
         let mut text = match self.identity {
             Identity::Keep => String::new(),
@@ -82,6 +90,7 @@ impl Ops {
             Identity::LogIn(principal) => format!("log_in {principal}; "),
             Identity::LogOut => "log_out; ".to_owned(),
             Identity::LogOutAndIn(principal) => format!("log_out; log_in {principal}; "),
+            Identity::Reset => "reset; ".to_owned(),
         };
         for op in &self.ops {
             text.push_str(&match op {
@@ -118,6 +127,11 @@ impl Ops {
         }
     }
 
+    /// Whether nothing is left once the session has ended.
+    fn only_ends(&self) -> bool {
+        self.identity == Identity::LogOut && self.on_nothing().is_empty()
+    }
+
     fn on_nothing(&self) -> Attributes {
         let mut attributes = Attributes::new();
         self.apply(&mut attributes);
@@ -132,8 +146,12 @@ pub type Attributes = BTreeMap<&'static str, i64>;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
-    Alive { attributes: Attributes, principal: Option<&'static str> },
-    Ended(Option<Id>),
+    Alive {
+        attributes: Attributes,
+        principal: Option<&'static str>,
+    },
+    /// With its successor, and when it ended.
+    Ended(Option<Id>, u64),
     Expired,
 }
 
@@ -144,9 +162,14 @@ pub enum Cookie {
     Forget,
 }
 
+/// A request that arrives more than so many seconds after its session's end was sent by a new visitor.
+const LATE_WINDOW: u64 = 10;
+
 #[derive(Default)]
 pub struct Model {
     pub entries: Vec<Entry>,
+    /// In seconds.
+    pub now: u64,
 }
 
 impl Model {
@@ -155,36 +178,34 @@ impl Model {
         self.entries.len() - 1
     }
 
-    /// What a request that presents `id`, and had loaded `loaded` (nothing, if it is lazy), gets for its changes.
-    pub fn commit(&mut self, id: Option<Id>, loaded: Option<&Entry>, ops: &Ops) -> (u16, Cookie) {
-        if ops.is_empty() {
-            return (200, Cookie::None);
-        }
+    /// What a request that presents `id`, arrived at `arrived`, and had loaded `loaded` (nothing, if it is lazy), gets for its changes.
+    pub fn commit(&mut self, id: Option<Id>, arrived: u64, loaded: Option<&Entry>, ops: &Ops) -> (u16, Cookie) {
         let Some(id) = id else { return self.visitor(ops) };
-        match loaded {
-            Some(Entry::Expired) => self.visitor(ops),
-            Some(Entry::Ended(successor)) => match (ops.identity, successor) {
-                (Identity::LogIn(_) | Identity::LogOutAndIn(_), successor) => {
-                    self.follow(*successor, ops, matches!(ops.identity, Identity::LogOutAndIn(_)))
-                }
-                (Identity::LogOut, None) if ops.on_nothing().is_empty() => (200, Cookie::None),
-                _ => (409, Cookie::None),
+        let found = match loaded {
+            // Blind, and without changes: nobody asked for the session.
+            None if ops.is_empty() => return (200, Cookie::None),
+            None => self.entries[id].clone(),
+            Some(loaded) => loaded.clone(),
+        };
+        match found {
+            Entry::Expired => self.visitor(ops),
+            Entry::Ended(..) if ops.identity == Identity::Reset => self.visitor(ops),
+            Entry::Ended(successor, _) if ops.principal().is_some() => self.follow(successor, ops),
+            Entry::Ended(successor, ended) if arrived > ended + LATE_WINDOW => match self.visitor(ops) {
+                (200, Cookie::None) if successor.is_none() => (200, Cookie::Forget),
+                answer => answer,
             },
-            Some(Entry::Alive { principal, .. }) => self.known(id, *principal, ops),
-            None => match &mut self.entries[id] {
-                Entry::Expired => self.visitor(ops),
-                Entry::Ended(_) => (409, Cookie::None),
-                Entry::Alive { attributes, .. } => {
-                    ops.apply(attributes);
-                    (200, Cookie::None)
-                }
-            },
+            Entry::Ended(..) if ops.is_empty() => (200, Cookie::None),
+            Entry::Ended(None, _) if ops.only_ends() => (200, Cookie::None),
+            Entry::Ended(..) => (409, Cookie::None),
+            Entry::Alive { .. } if ops.is_empty() => (200, Cookie::None),
+            Entry::Alive { principal, .. } => self.known(id, principal, ops),
         }
     }
 
     fn visitor(&mut self, ops: &Ops) -> (u16, Cookie) {
         let attributes = ops.on_nothing();
-        if ops.principal().is_none() && attributes.is_empty() {
+        if ops.principal().is_none() && attributes.is_empty() && ops.identity != Identity::Reset {
             return (200, Cookie::None);
         }
         (200, Cookie::Keep(self.create(attributes, ops.principal())))
@@ -194,19 +215,19 @@ impl Model {
     fn known(&mut self, id: Id, owner: Option<&'static str>, ops: &Ops) -> (u16, Cookie) {
         let ends_anew = match ops.identity {
             Identity::LogIn(principal) => owner.is_some_and(|owner| owner != principal),
-            Identity::LogOut | Identity::LogOutAndIn(_) => true,
+            Identity::LogOut | Identity::LogOutAndIn(_) | Identity::Reset => true,
             Identity::Keep | Identity::Cycle => false,
         };
-        let only_ends = ops.identity == Identity::LogOut && ops.on_nothing().is_empty();
+        let only_ends = ops.only_ends();
         match self.entries[id].clone() {
             Entry::Alive { mut attributes, principal } => {
                 if only_ends {
-                    self.entries[id] = Entry::Ended(None);
+                    self.entries[id] = Entry::Ended(None, self.now);
                     return (200, Cookie::Forget);
                 }
                 if ends_anew {
                     let new = self.create(ops.on_nothing(), ops.principal());
-                    self.entries[id] = Entry::Ended(ops.principal().map(|_| new));
+                    self.entries[id] = Entry::Ended(ops.principal().map(|_| new), self.now);
                     return (200, Cookie::Keep(new));
                 }
                 ops.apply(&mut attributes);
@@ -215,33 +236,26 @@ impl Model {
                     return (200, Cookie::None);
                 }
                 let new = self.create(attributes, ops.principal().or(principal));
-                self.entries[id] = Entry::Ended(Some(new));
+                self.entries[id] = Entry::Ended(Some(new), self.now);
                 (200, Cookie::Keep(new))
             }
-            Entry::Expired | Entry::Ended(None) if only_ends => (200, Cookie::None),
-            Entry::Ended(Some(successor)) if ops.principal().is_some() => self.follow(Some(successor), ops, ends_anew),
-            Entry::Expired | Entry::Ended(_) => (409, Cookie::None),
+            Entry::Expired | Entry::Ended(..) if ops.identity == Identity::Reset => self.visitor(ops),
+            Entry::Expired | Entry::Ended(None, _) if only_ends => (200, Cookie::None),
+            Entry::Ended(Some(successor), _) if ops.principal().is_some() => self.follow(Some(successor), ops),
+            Entry::Expired | Entry::Ended(..) => (409, Cookie::None),
         }
     }
 
     /// A late login.
-    fn follow(&mut self, successor: Option<Id>, ops: &Ops, anew: bool) -> (u16, Cookie) {
+    fn follow(&mut self, successor: Option<Id>, ops: &Ops) -> (u16, Cookie) {
         let Some(successor) = successor else { return self.visitor(ops) };
         match &mut self.entries[successor] {
-            Entry::Ended(next) => {
+            Entry::Ended(next, _) => {
                 let next = *next;
-                self.follow(next, ops, anew)
+                self.follow(next, ops)
             }
             Entry::Alive { attributes, principal } if *principal == ops.principal() => {
-                if anew {
-                    // What it has is what it set after the other session's end.
-                    if ops.ops.contains(&Op::Clear) {
-                        attributes.clear();
-                    }
-                    attributes.extend(ops.on_nothing());
-                } else {
-                    ops.apply(attributes);
-                }
+                ops.apply(attributes);
                 (200, Cookie::Keep(successor))
             }
             Entry::Alive { .. } | Entry::Expired => self.visitor(ops),

@@ -41,6 +41,7 @@ impl Node {
             .touch_interval(settings.touch_interval)
             .absolute_timeout(settings.absolute_timeout)
             .budget(settings.budget)
+            .late_window(settings.late_window)
             .max_waiting(settings.max_waiting);
         if let Some((most, above)) = settings.limit {
             builder = builder.max_sessions_per_principal(most, above);
@@ -75,6 +76,10 @@ pub type Cluster = Arc<Mutex<Vec<Arc<Node>>>>;
 #[derive(Clone, Default)]
 struct Jar {
     session: Option<String>,
+    /// The request whose answer brought it, or removed it.
+    since: Option<usize>,
+    /// Those that it had before.
+    old: Vec<String>,
     /// What it was told of its session, and by the answer to which request.
     token: Option<(String, usize)>,
 }
@@ -126,7 +131,20 @@ impl Browser {
                 (pause, random.chance(300))
             };
             sleep(Duration::from_millis(pause)).await;
+            self.restore();
             if login { self.log_in_amid_requests().await } else { self.wave().await }
+        }
+    }
+
+    /// Sometimes the browser comes with a cookie from before, as one does that was restored.
+    fn restore(&self) {
+        let mut jar = lock(&self.jar);
+        let mut random = lock(&self.random);
+        if random.chance(100) && !jar.old.is_empty() {
+            let old = random.below(jar.old.len() as u64) as usize;
+            jar.session = Some(jar.old[old].clone());
+            jar.since = None;
+            lock(&self.world).ledger.note(|| format!("browser {} has an old cookie", self.number));
         }
     }
 
@@ -235,7 +253,7 @@ impl Browser {
     }
 
     async fn send(&self, number: usize, cookies: Option<Jar>) -> bool {
-        let Jar { session, token } = cookies.unwrap_or_else(|| lock(&self.jar).clone());
+        let Jar { session, token, .. } = cookies.unwrap_or_else(|| lock(&self.jar).clone());
         let mut request = Request::new(number);
         for cookie in session.iter().chain(token.as_ref().map(|(token, _)| token)) {
             request.headers_mut().append(header::COOKIE, cookie.parse().expect("it came from a header"));
@@ -282,7 +300,11 @@ impl Browser {
         sleep(arrives).await;
         if let Some(cookie) = set {
             lock(&self.world).ledger.note(|| format!("browser {} takes the cookie of request {number}", self.number));
-            lock(&self.jar).session = cookie;
+            let mut jar = lock(&self.jar);
+            lock(&self.world).takes_cookie(number, jar.since);
+            let before = std::mem::replace(&mut jar.session, cookie);
+            jar.old.extend(before);
+            jar.since = Some(number);
         }
         if let Some(token) = token {
             lock(&self.jar).token = token.map(|token| (token, number));

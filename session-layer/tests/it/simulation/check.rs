@@ -21,6 +21,7 @@ pub enum Check {
     NothingOutlivesItsBudget,
     NothingAppliesAfterItsDeadline,
     ConflictsHaveAReason,
+    NoLateAnswerReplacesANewerCookie,
 }
 
 impl Check {
@@ -42,7 +43,8 @@ impl Check {
             Self::CookiesFollowWhatWasApplied => "the cookie is that of what was applied",
             Self::NothingOutlivesItsBudget => "no request waits longer than its budget",
             Self::NothingAppliesAfterItsDeadline => "what was given up does not apply later",
-            Self::ConflictsHaveAReason => "409 only to who comes too late",
+            Self::ConflictsHaveAReason => "409 only to a request that may have been on its way when the session ended",
+            Self::NoLateAnswerReplacesANewerCookie => "no late answer replaces a newer cookie",
         }
     }
 }

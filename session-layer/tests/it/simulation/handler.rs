@@ -143,8 +143,20 @@ impl Handler {
         lock(&self.world).fresh_number(self.browser)
     }
 
+    /// The session ends, and what is changed from here on is another one's.
+    fn resets(&mut self, reset: Result<(), SessionError>) -> Result<(), SessionError> {
+        reset?;
+        self.calls.clear();
+        (self.replaces, self.renews) = (true, true);
+        let known = &mut lock(&self.world).requests[self.number];
+        known.resets = true;
+        known.logs_in = None;
+        Ok(())
+    }
+
     fn blind(&mut self, op: Op, session: &LazySession) -> Result<(), SessionError> {
         match op {
+            Op::Reset => self.resets(session.reset()),
             Op::Set(name) => {
                 let value = self.number();
                 self.record(name, Call::Set(value), || session.insert(name, value))
@@ -199,8 +211,10 @@ impl Handler {
                 self.calls.clear();
                 self.replaces = true;
                 self.renews = true;
+                lock(&self.world).requests[self.number].resets = false;
                 Ok(())
             }
+            Op::Reset => self.resets(session.reset()),
             Op::Cycle => {
                 session.cycle_id()?;
                 self.renews = true;
@@ -352,6 +366,7 @@ impl Handler {
         known.ends_presented = commits && self.renews;
         if !commits {
             known.logs_in = None;
+            known.resets = false;
         }
     }
 }

@@ -133,7 +133,7 @@ fn add(sum: &mut BTreeMap<&'static str, u64>, more: &BTreeMap<&'static str, u64>
 }
 
 /// What is hard to get right, and comes up in any thousand runs.
-const SITUATIONS: [&str; 16] = [
+const SITUATIONS: [&str; 20] = [
     "409 for a session that ended meanwhile",
     "409 for a text that was to be counted",
     "409 for one session too many",
@@ -141,6 +141,10 @@ const SITUATIONS: [&str; 16] = [
     "503 for what no replica confirmed",
     "a change to a session that was gone",
     "a commit that came after its deadline",
+    "a new session long after the end of the one before",
+    "a removal cookie long after the end",
+    "a reset of a live session",
+    "a reset without a live session",
     "a login amid requests, all answers in",
     "a node that died",
     "a request that was cut off",

@@ -27,6 +27,7 @@ pub enum Op {
     LogOut,
     Cycle,
     Destroy,
+    Reset,
     RevokeAll(Account),
     RevokeOthers(Account),
     RevokeFirst(Account),
@@ -71,6 +72,9 @@ impl Script {
         let mut ops: Vec<_> = (0..count)
             .map(|_| if lazy { blind(random, settings) } else { change(random, settings, accounts) })
             .collect();
+        if lazy && random.chance(60) {
+            ops.insert(0, Op::Reset);
+        }
         if !lazy && random.chance(250) {
             ops.push(identity(random, accounts));
             if random.chance(300) {
@@ -158,6 +162,7 @@ fn identity(random: &mut Random, accounts: &[Account]) -> Op {
         (4, Op::LogOut),
         (4, Op::Cycle),
         (2, Op::Destroy),
+        (2, Op::Reset),
         (2, Op::RevokeAll(account)),
         (1, Op::RevokeOthers(account)),
         (1, Op::RevokeFirst(account)),

@@ -29,6 +29,7 @@ pub struct Settings {
     pub touch_interval: Duration,
     pub absolute_timeout: Option<Duration>,
     pub budget: Duration,
+    pub late_window: Duration,
     pub max_waiting: usize,
     /// In so many of a thousand store calls, from here on.
     pub call_lost: u64,
@@ -66,6 +67,7 @@ impl Settings {
             touch_interval: Duration::from_secs(1),
             absolute_timeout: random.chance(300).then_some(Duration::from_secs(150)),
             budget: Duration::from_millis(random.pick(&[300, 1000, 5000])),
+            late_window: Duration::from_secs(random.pick(&[5, 10, 10, 50])),
             max_waiting: if random.chance(150) { 1 } else { 2000 },
             call_lost: 30 * trouble,
             answer_lost: 40 * trouble,

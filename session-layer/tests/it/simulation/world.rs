@@ -15,6 +15,8 @@ use super::ledger::{Ledger, Moment};
 use super::script::{Account, Script};
 use super::settings::Settings;
 
+mod answers; // what each of them must keep to
+
 /// What makes copies worth a check.
 pub const COPY_BEHIND: &str = "a read from a copy that lacked a change";
 
@@ -55,6 +57,8 @@ pub struct Request {
     /// What it cost the session that the browser presented: set when the handler has answered.
     pub ends_presented: bool,
     pub logs_in: Option<Account>,
+    /// It asks for a new session, whatever became of the one before.
+    pub resets: bool,
     /// What the layer knows of its own commits.
     learned: Vec<Action>,
     pub answer: Option<Answer>,
@@ -140,6 +144,7 @@ impl World {
             segments: Vec::new(),
             ends_presented: false,
             logs_in: None,
+            resets: false,
             learned: Vec::new(),
             answer: None,
         });
@@ -274,80 +279,6 @@ impl World {
         if first && late > self.allowed(known) {
             let what = format!("request {request}: a commit was applied {late:?} after the request came");
             self.ledger.fail(Check::NothingAppliesAfterItsDeadline, what);
-        }
-    }
-
-    /// What an answer by itself must keep to.
-    fn check_answer(&mut self, request: usize) {
-        let known = &self.requests[request];
-        let answer = known.answer.as_ref().expect("it was answered");
-        let invoked = known.invoked.expect("it was sent");
-        let mut failed: Vec<(Check, String)> = Vec::new();
-
-        let mut met = Vec::new();
-        let took = answer.at.at - invoked.at;
-        let allowed = self.allowed(known);
-        if took > allowed {
-            failed.push((Check::NothingOutlivesItsBudget, format!("took {took:?}, not {allowed:?}")));
-        }
-
-        match (answer.status, &answer.error) {
-            (503, _) if self.settings.is_calm() => {
-                failed.push((Check::NoErrorButUnavailable, format!("503 without trouble: {:?}", answer.error)));
-            }
-            (500.., Some(error)) if error.status() != 503 => {
-                failed.push((Check::NoErrorButUnavailable, format!("{error}")));
-            }
-            (409, Some(error)) if error.is_gone() => {
-                if let Some(ident) = known.presented.and_then(|id| self.ledger.find(&id))
-                    && self.ledger.surely_alive(ident, answer.at.at)
-                {
-                    failed.push((Check::ConflictsHaveAReason, format!("session #{ident} is alive")));
-                }
-            }
-            _ => {}
-        }
-        // A commit that failed in between leaves its handler a choice; to say that all is well is none.
-        let lied = known.segments.iter().any(|segment| matches!(segment.outcome, Outcome::Unknown | Outcome::Refused));
-        if (200..300).contains(&answer.status) && lied {
-            failed.push((Check::AnswersAreHonest, "2xx although a flush had failed".to_owned()));
-        }
-
-        let applied = known.learned.iter().rev().find_map(|action| match action {
-            Action::Create(id, _) | Action::Renew(_, id, _) => Some(Some(*id)),
-            Action::Destroy(_) => Some(None),
-            Action::Apply(_) => None,
-        });
-        // A login that follows to where another click of it went gives its cookie, which this request never made.
-        let follows = known.logs_in.is_some_and(|account| {
-            answer
-                .cookie
-                .flatten()
-                .and_then(|id| self.ledger.find(&id))
-                .is_some_and(|ident| self.ledger.idents[ident].principal.as_deref() == Some(account.name()))
-        });
-        if follows && answer.cookie != applied {
-            met.push("a second click of a login that followed the first");
-        }
-        if let Some(error) = &answer.error {
-            met.extend(match error {
-                error if error.is_gone() => Some("409 for a session that ended meanwhile"),
-                error if error.is_not_a_counter() => Some("409 for a text that was to be counted"),
-                error if error.is_too_many_sessions() => Some("409 for one session too many"),
-                error if error.is_not_durable() => Some("503 for what no replica confirmed"),
-                error if error.is_unavailable() => Some("503 for a store in trouble"),
-                _ => None,
-            });
-        }
-        if answer.cookie != applied && !follows {
-            let name = |cookie: Option<Option<SessionId>>| cookie.map(|id| id.map(|id| self.ledger.name(&id)));
-            let what = format!("applied {:?}, cookie {:?}", name(applied), name(answer.cookie));
-            failed.push((Check::CookiesFollowWhatWasApplied, what));
-        }
-
-        met.into_iter().for_each(|situation| self.ledger.meet(situation));
-        for (check, what) in failed {
-            self.ledger.fail(check, format!("request {request}: {what}"));
         }
     }
 }

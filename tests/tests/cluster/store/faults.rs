@@ -208,7 +208,7 @@ async fn a_full_server_refuses_what_grows_and_still_logs_out() {
     let logout = commit(Action::Destroy(id));
     applied(&store, &logout).await;
     applied(&store, &logout).await;
-    assert_eq!(store.load(&id).await.expect("it answers"), Loaded::Ended { successor: None });
+    assert!(matches!(store.load(&id).await.expect("it answers"), Loaded::Ended { successor: None, .. }));
     assert!(store.is_up(), "a full server is no dead one");
     admin.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     applied(&store, &set(other, "a", "1")).await;

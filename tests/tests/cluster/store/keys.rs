@@ -40,6 +40,40 @@ async fn a_session_is_small_and_holds_no_usable_id() {
     assert!(!keys.contains(&id.encode()) && !dump.contains(&id.encode()));
 }
 
+/// By what is left of the tombstone's time to live, which a test need not wait for.
+#[tokio::test]
+async fn a_tombstone_in_redis_tells_how_long_ago_its_session_ended() {
+    let machine = Machine::with_redis(&[]).await;
+    let store = connected(&machine.url()).await;
+    let mut admin = machine.admin().await;
+    let (destroyed, renewed) = (create(&store).await, create(&store).await);
+    let successor = renewed.successor();
+    applied(&store, &commit(Action::Destroy(destroyed))).await;
+    applied(&store, &commit(Action::Renew(renewed, successor, Renewal::Keep))).await;
+    for (id, expected) in [(destroyed, None), (renewed, Some(successor))] {
+        for ago in [0, 9, 11, 240] {
+            let ago = Duration::from_secs(ago);
+            let left = (TOMBSTONE_LIFETIME - ago).as_millis().to_string();
+            let set = std::time::Instant::now();
+            admin.command(&["PEXPIRE", &key(&id), &left]).await;
+            let Loaded::Ended { successor, age } = store.load(&id).await.expect("it answers") else {
+                panic!("it is a tombstone")
+            };
+            assert_eq!(successor, expected);
+            let mut ages = vec![age];
+            for action in [Action::Apply(id), Action::Renew(id, id.successor(), Renewal::Keep), Action::Destroy(id)] {
+                match store.commit(&commit(action.clone())).await.expect("it answers") {
+                    Reply::Ended { successor, age } if successor == expected => ages.push(age),
+                    other => panic!("{action:?}: {other:?}"),
+                }
+            }
+            // Some time has passed since.
+            let fits = |age: &Duration| *age >= ago && *age <= ago + set.elapsed() + Duration::from_millis(1);
+            assert!(ages.iter().all(fits), "{ago:?}: {ages:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_key_has_a_time_to_live_and_the_prefix() {
     let machine = Machine::with_redis(&[]).await;
@@ -238,7 +272,7 @@ async fn something_else_where_a_principals_list_would_be_keeps_nobody_from_loggi
         }
         admin.command(&spoil).await;
         applied(&store, &commit(Action::Destroy(out))).await;
-        assert_eq!(store.load(&out).await.expect("it answers"), Loaded::Ended { successor: None });
+        assert!(matches!(store.load(&out).await.expect("it answers"), Loaded::Ended { successor: None, .. }));
         for action in [
             Action::Renew(renewed, renewed.successor(), Renewal::Keep),
             Action::Renew(visitor, visitor.successor(), log_in()),

@@ -186,8 +186,9 @@ impl<S: SessionStore> Run<'_, S> {
         let loaded = self.store.load(&id).await.expect("it can be reached");
         match (&loaded, self.model.entry(self.at(&id))) {
             (Loaded::Absent, None) => {}
-            (Loaded::Ended { successor }, Some(Entry::Tombstone { successor: expected, .. })) => {
+            (Loaded::Ended { successor, age }, Some(Entry::Tombstone { successor: expected, until })) => {
                 assert_eq!(successor, expected);
+                assert_about(*age, self.model.age(*until));
             }
             (Loaded::Alive(record), Some(Entry::Alive { session, until })) => {
                 let attributes: BTreeMap<_, _> = record
@@ -198,13 +199,7 @@ impl<S: SessionStore> Run<'_, S> {
                 assert_eq!(attributes, session.attributes);
                 assert_eq!(record.principal.as_deref(), session.principal.map(|at| PRINCIPALS[at]));
                 assert_eq!(record.version, session.version);
-                // A store whose time is real is a little further.
-                let left = Duration::from_secs(until - self.model.now);
-                assert!(
-                    record.ttl <= left && record.ttl + Duration::from_secs(5) > left,
-                    "{:?}, not {left:?}",
-                    record.ttl
-                );
+                assert_about(Duration::from_secs(until - self.model.now), record.ttl);
             }
             (loaded, expected) => panic!("loaded {loaded:?}, expected {expected:?}"),
         }
@@ -228,12 +223,22 @@ impl<S: SessionStore> Run<'_, S> {
     }
 }
 
+/// What the store says, or the model; a store whose time is real is a little further than the model.
+#[track_caller]
+fn assert_about(later: Duration, earlier: Duration) {
+    assert!(earlier <= later && later < earlier + Duration::from_secs(5), "{earlier:?} and {later:?}");
+}
+
 /// But for the version, which only the store can know.
 #[track_caller]
 fn assert_same(reply: &Reply, expected: &Reply, what: &str) {
     match (reply, expected) {
         (Reply::Applied { counters, .. }, Reply::Applied { counters: expected, .. }) => {
             assert_eq!(counters, expected, "{what}");
+        }
+        (Reply::Ended { successor, age }, Reply::Ended { successor: expected, age: expected_age }) => {
+            assert_eq!(successor, expected, "{what}");
+            assert_about(*age, *expected_age);
         }
         _ => assert_eq!(reply, expected, "{what}"),
     }

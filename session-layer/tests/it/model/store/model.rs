@@ -53,6 +53,11 @@ impl Model {
         })
     }
 
+    /// How long ago a session ended whose tombstone lasts until then.
+    pub(super) fn age(&self, until: u64) -> Duration {
+        TOMBSTONE_LIFETIME - Duration::from_secs(until - self.now)
+    }
+
     pub(super) fn alive(&self, at: usize) -> Option<&Session> {
         match self.entry(at) {
             Some(Entry::Alive { session, .. }) => Some(session),
@@ -93,7 +98,9 @@ impl Model {
         let mut session = match (&commit.action, self.entry(of)) {
             (Action::Create(_, start), _) => Session { version: Version(0), ..self.begin(start) },
             (_, None) => return Reply::Absent,
-            (_, Some(Entry::Tombstone { successor, .. })) => return Reply::Ended { successor: *successor },
+            (_, Some(Entry::Tombstone { successor, until })) => {
+                return Reply::Ended { successor: *successor, age: self.age(*until) };
+            }
             (_, Some(Entry::Alive { .. })) if commit.seen.is_some() => return Reply::RolledBack,
             (_, Some(Entry::Alive { session, .. })) => session.clone(),
         };

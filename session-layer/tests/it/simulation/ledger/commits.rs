@@ -3,7 +3,7 @@
 use session_layer::store::{AboveLimit, Action, Commit, Renewal, Reply, StoreError};
 use tokio::time::Instant;
 
-use super::{Ident, Ledger, Moment, Sent};
+use super::{Ended, Ident, Ledger, Moment, Sent};
 use crate::simulation::check::Check;
 
 impl Ledger {
@@ -67,6 +67,12 @@ impl Ledger {
                 if let (Action::Renew(..) | Action::Destroy(_), Some(of)) = (&commit.action, of) {
                     self.is_gone(of, now);
                     self.idents[of].buried.get_or_insert(now.at);
+                    let linked = match &commit.action {
+                        Action::Renew(_, _, Renewal::Replace { linked, .. }) => *linked,
+                        action => matches!(action, Action::Renew(..)),
+                    };
+                    let ended = Ended { earliest: first.at, latest: now.at, linked };
+                    self.idents[of].ended.get_or_insert(ended);
                 }
                 let sent = self.sent.remove(&commit.id).expect("it began");
                 self.born(&sent, of, now);
@@ -130,6 +136,7 @@ impl Ledger {
             born: false,
             gone: None,
             buried: None,
+            ended: None,
             revoked: false,
             ending: threatened,
             at_least_until: now,

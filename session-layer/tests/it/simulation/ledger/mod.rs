@@ -39,6 +39,7 @@ pub struct Ident {
     pub gone: Option<u64>,
     /// When it certainly was a tombstone.
     pub buried: Option<Instant>,
+    pub ended: Option<Ended>,
     revoked: bool,
     /// Something was sent that may end it.
     ending: bool,
@@ -46,6 +47,16 @@ pub struct Ident {
     at_most_until: Instant,
     absolute: Option<(Instant, Instant)>,
     prolonging: usize,
+}
+
+/// How a commit ended a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Between these.
+    pub earliest: Instant,
+    pub latest: Instant,
+    /// The tombstone names a successor.
+    pub linked: bool,
 }
 
 /// One commit, however often it was sent.
