@@ -14,6 +14,19 @@ use crate::relay::{Fate, Relay, Rules, lock};
 /// Every so many lost answers one is held back instead of cut off: the connection stays, and only a watchdog can tell.
 const HELD: u64 = 4;
 
+/// How replies about sessions end up in a wrong place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MixUp {
+    /// One comes twice.
+    Repeat,
+    /// One comes again in place of the next of its kind.
+    Replace,
+    /// One is left out.
+    Lose,
+    /// Two of a kind are exchanged.
+    Swap,
+}
+
 /// A proxy that lives until it is dropped.
 pub struct Lossy {
     relay: Relay,
@@ -29,6 +42,10 @@ struct Plan {
     tear_every: AtomicU64,
     tearing: AtomicU64,
     torn: AtomicU64,
+    /// How every n-th answer that is about a session is mixed up, and the n.
+    mix_up: Mutex<Option<(MixUp, u64)>>,
+    mixing: AtomicU64,
+    mixed: AtomicU64,
     /// What the next script is answered with instead.
     error: Mutex<Option<String>>,
     latency_millis: AtomicU64,
@@ -48,6 +65,9 @@ impl Lossy {
             tear_every: AtomicU64::new(0),
             tearing: AtomicU64::new(0),
             torn: AtomicU64::new(0),
+            mix_up: Mutex::default(),
+            mixing: AtomicU64::new(0),
+            mixed: AtomicU64::new(0),
             error: Mutex::default(),
             latency_millis: AtomicU64::new(0),
             passes: AtomicU64::new(u64::MAX),
@@ -80,6 +100,16 @@ impl Lossy {
     /// How many answers were torn.
     pub fn torn(&self) -> u64 {
         self.plan.torn.load(Ordering::SeqCst)
+    }
+
+    /// Mixes up every n-th answer that is about a session in this way. `None`: none from now on.
+    pub fn mix_up(&self, how: Option<(MixUp, u64)>) {
+        *lock(&self.plan.mix_up) = how;
+    }
+
+    /// How many answers were mixed up.
+    pub fn mixed_up(&self) -> u64 {
+        self.plan.mixed.load(Ordering::SeqCst)
     }
 
     /// The next script is answered with this error, whatever Redis says to it.
@@ -159,6 +189,18 @@ impl Rules for Plan {
         if matches!(name, "evalsha" | "hgetall") && nth(&self.tearing, self.tear_every.load(Ordering::SeqCst)) {
             self.torn.fetch_add(1, Ordering::SeqCst);
             return Fate::Torn;
+        }
+        if matches!(name, "evalsha" | "hgetall")
+            && let Some((how, every)) = *lock(&self.mix_up)
+            && nth(&self.mixing, every)
+        {
+            self.mixed.fetch_add(1, Ordering::SeqCst);
+            return match how {
+                MixUp::Repeat => Fate::Repeats,
+                MixUp::Replace => Fate::Replaces,
+                MixUp::Lose => Fate::Vanishes,
+                MixUp::Swap => Fate::Swaps,
+            };
         }
         match name {
             "evalsha" => self.fate_of_script(),

@@ -28,12 +28,18 @@ pub(crate) enum Fate {
     Torn,
     /// This arrives instead.
     Becomes(Vec<u8>),
+    /// It arrives twice, and the next one takes its turn behind that.
+    Repeats,
+    /// It arrives a second time in place of the next reply to a command like its own.
+    Replaces,
+    /// It exchanges its place with the next reply to a command like its own.
+    Swaps,
 }
 
 /// What a relay does. Each method is called once per command or reply, in their order on one connection.
 pub(crate) trait Rules: Send + Sync + 'static {
     /// What is remembered of a command until its reply leaves.
-    type Note: Send;
+    type Note: Send + Clone + PartialEq;
 
     /// A command has come; `waiting` has the notes of those before it, oldest first, whose replies have not left yet. With
     /// `None` it vanishes.
@@ -137,6 +143,11 @@ async fn replies<R: Rules>(
     rules: &R,
 ) {
     let mut bytes = Vec::new();
+    // The command that a reply answered, and the reply.
+    let mut replacing: Option<(Option<R::Note>, Vec<u8>)> = None;
+    let mut swapping: Option<(Option<R::Note>, Vec<u8>)> = None;
+    // What came behind a reply that is to be swapped.
+    let mut between = Vec::new();
     while let Some((due, more)) = from.recv().await {
         sleep_until(due).await;
         bytes.extend(more);
@@ -145,10 +156,31 @@ async fn replies<R: Rules>(
         while let Some(length) = resp::length(&bytes[end..]) {
             let reply = &bytes[end..end + length];
             let note = resp::is_reply(reply).then(|| lock(waiting).pop_front()).flatten();
+            end += length;
+            if let Some((_, earlier)) = replacing.take_if(|(like, _)| *like == note) {
+                passing.extend(earlier);
+                continue;
+            }
+            if let Some((like, first)) = &swapping {
+                if *like == note {
+                    passing.extend([reply, &between[..], &first[..]].concat());
+                    between.clear();
+                    swapping = None;
+                } else {
+                    between.extend_from_slice(reply);
+                }
+                continue;
+            }
             match rules.reply(note.as_ref()) {
                 Fate::Passes => passing.extend_from_slice(reply),
                 Fate::Vanishes => {}
                 Fate::Becomes(other) => passing.extend(other),
+                Fate::Repeats => passing.extend([reply, reply].concat()),
+                Fate::Replaces => {
+                    passing.extend_from_slice(reply);
+                    replacing = Some((note, reply.to_vec()));
+                }
+                Fate::Swaps => swapping = Some((note, reply.to_vec())),
                 last => {
                     passing.extend_from_slice(if matches!(last, Fate::Torn) { &reply[..length / 2] } else { &[] });
                     let _ = to.write_all(&passing).await;
@@ -164,7 +196,6 @@ async fn replies<R: Rules>(
                     return;
                 }
             }
-            end += length;
         }
         if to.write_all(&passing).await.is_err() {
             return;
@@ -214,6 +245,7 @@ pub(crate) mod tests {
                 "cut" => Fate::Cut,
                 "tear" => Fate::Torn,
                 "change" => Fate::Becomes(b"-NO\r\n".to_vec()),
+                "repeat" => Fate::Repeats,
                 _ => Fate::Passes,
             }
         }
@@ -244,6 +276,8 @@ pub(crate) mod tests {
         let at_once = Duration::ZERO;
         let (said, end) = ask(at_once, "GET lost vanish change GET ").await;
         assert_eq!((said.as_str(), end.is_none()), ("+OK\r\n-NO\r\n+OK\r\n", true));
+        let (said, end) = ask(at_once, "repeat GET ").await;
+        assert_eq!((said.as_str(), end.is_none()), ("+OK\r\n+OK\r\n+OK\r\n", true));
         let (said, end) = ask(at_once, "GET hold GET ").await;
         assert_eq!((said.as_str(), end.is_none()), ("+OK\r\n", true));
         let (said, end) = ask(at_once, "GET cut GET ").await;

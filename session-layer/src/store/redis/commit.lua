@@ -94,8 +94,11 @@ else
   created, began, version, size, lifetimes, principal_before = have[1], have[2], have[3], have[4], have[5], have[6]
   history = remembered > 0 and have[7]
   if not created then
-    local successor = redis.call('HGET', KEYS[1], '@t')
-    return successor and 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. successor or 'N'
+    local tombstone = redis.call('HGET', KEYS[1], '@t')
+    if not tombstone or string.sub(tombstone, 1, 8) ~= string.sub(KEYS[1], -8) then
+      return 'N'
+    end
+    return 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. string.sub(tombstone, 9)
   end
   if not (began and version and size and lifetimes) then
     return 'N'
@@ -163,9 +166,16 @@ end
 -- The reserved fields of a fresh session come first, where Redis finds them soonest.
 local set, sets = { '@v', version, false, false }, 2
 if fresh then
-  set, sets = { '@v', version, '@c', argv[12], '@b', began, '@i', argv[6] }, 8
-elseif lifetimes ~= argv[6] then
-  set, sets = { '@v', version, '@i', argv[6] }, 4
+  local name = string.sub(KEYS[3] or KEYS[1], -8)
+  set, sets = { '@v', version, '@c', argv[12], '@b', began, '@i', argv[6], '@n', name }, 10
+else
+  if lifetimes ~= argv[6] then
+    set[3], set[4], sets = '@i', argv[6], 4
+  end
+  if KEYS[3] then
+    set[sets + 1], set[sets + 2] = '@n', string.sub(KEYS[3], -8)
+    sets = sets + 2
+  end
 end
 local remove, add, expected_bytes = nil, nil, nil
 local at = reserved + conditions
@@ -206,7 +216,8 @@ end
 if grown > 0 or added > 0 then
   local most_attributes, most_bytes = string.match(argv[5], '^(%d+) (%d+)$')
   if grown > 0 then
-    local before = fresh and 0 or redis.call('HLEN', KEYS[1])
+    -- All fields but the session's name, which every session has; the other reserved fields follow.
+    local before = fresh and 0 or redis.call('HLEN', KEYS[1]) - 1
     for i = 1, fresh and 0 or reserved do
       if (before_clear or have)[i] then
         before = before - 1
@@ -268,7 +279,7 @@ if starts_or_moves then
 
   for _, other in ipairs(evicted) do
     redis.call('DEL', other)
-    redis.call('HSET', other, '@t', '')
+    redis.call('HSET', other, '@t', string.sub(other, -8))
     redis.call('PEXPIRE', other, argv[13])
     redis.call('ZREM', index, other)
   end
@@ -290,7 +301,7 @@ if starts_or_moves then
     else
       redis.call('RENAME', KEYS[1], key)
     end
-    redis.call('HSET', KEYS[1], '@t', argv[14])
+    redis.call('HSET', KEYS[1], '@t', string.sub(KEYS[1], -8) .. argv[14])
     redis.call('PEXPIRE', KEYS[1], argv[13])
   end
 elseif listed_under then

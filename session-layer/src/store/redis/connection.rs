@@ -5,7 +5,8 @@
 //! nothing that somebody was told has failed is sent later.
 //!
 //! Requests that come together share a packet, each way. That is most of what a round trip costs: one write per command took a
-//! quarter of a node's time, and one read per command as much of Redis'.
+//! quarter of a node's time, and one read per command as much of Redis'. Replies are delivered when their whole packet has been checked
+//! (see [`packet`]); a reply that belongs elsewhere ends the connection first.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::packet::{self, Expected, Misplaced};
 use super::resp::{self, Frame};
 use super::url::{Address, Login};
 
@@ -28,6 +30,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
 const READ_SIZE: usize = 16 * 1024;
 /// What the server says unasked is kept for a listener that is slow to take it.
 const KEPT_UNASKED: usize = 256;
+/// How many bytes of commands share a marker at most, so that small replies do not wait for large commands behind them.
+const PACKET_SIZE: usize = 16 * 1024;
 /// A buffer that one large commit has grown beyond this is not kept.
 const KEPT_SIZE: usize = 256 * 1024;
 
@@ -61,10 +65,23 @@ struct Wire {
 struct Queue {
     /// Commands that were not yet handed to the socket.
     out: Vec<u8>,
+    /// Where in `out` the packet begins that has no marker yet.
+    packet_start: usize,
+    packets: u32,
     /// Who waits for the next answers, in the order in which the server gives them.
-    waiting: VecDeque<oneshot::Sender<Frame>>,
-    lost: bool,
+    waiting: VecDeque<Waiting>,
+    /// Why, once it is.
+    lost: Option<String>,
 }
+
+enum Waiting {
+    Reply(oneshot::Sender<Frame>, Expected),
+    /// The number of the packet that ends here.
+    Marker(u32),
+}
+
+/// Replies of a packet whose marker has not come yet.
+type Held = Vec<(oneshot::Sender<Frame>, Frame)>;
 
 impl Connection {
     pub(super) async fn open(address: &Address, login: &Login, database: u8) -> Result<(Self, Lost), CallError> {
@@ -100,17 +117,33 @@ impl Connection {
 
     /// Sends a command at once; the order of calls is the order on the wire.
     pub(super) async fn call(&self, command: &'static str, arguments: Vec<Bytes>) -> Result<Frame, CallError> {
-        let answer = self.send(|queue| queue.put(command, &arguments))?;
+        self.call_for(Expected::Anything, command, arguments).await
+    }
+
+    /// Runs a script that is loaded; `arguments` from its digest on.
+    pub(super) async fn run_script(&self, arguments: Vec<Bytes>) -> Result<Frame, CallError> {
+        self.call_for(Expected::from_script(&arguments), "EVALSHA", arguments).await
+    }
+
+    async fn call_for(
+        &self,
+        expected: Expected,
+        command: &'static str,
+        arguments: Vec<Bytes>,
+    ) -> Result<Frame, CallError> {
+        let answer = self.send(|queue| queue.put(command, &arguments, expected))?;
         drop(arguments);
-        received(answer.await)
+        self.received(answer.await)
     }
 
     /// A HASH and its time to live (`HGETALL`, `PTTL`), in one packet.
     pub(super) async fn read(&self, key: Bytes) -> Result<(Frame, i64), CallError> {
+        let session = Expected::Session(packet::tag(&key));
         let key = [key];
-        let (fields, ttl) = self.send(|queue| (queue.put("HGETALL", &key), queue.put("PTTL", &key)))?;
-        let fields = received(fields.await)?;
-        match received(ttl.await)? {
+        let (fields, ttl) =
+            self.send(|queue| (queue.put("HGETALL", &key, session), queue.put("PTTL", &key, Expected::Number)))?;
+        let fields = self.received(fields.await)?;
+        match self.received(ttl.await)? {
             Frame::Number { data: ttl } => Ok((fields, ttl)),
             _ => Err(CallError::Server("PTTL has an unknown form".to_owned())),
         }
@@ -118,8 +151,8 @@ impl Connection {
 
     fn send<T>(&self, put: impl FnOnce(&mut Queue) -> T) -> Result<T, CallError> {
         let mut queue = self.wire.queue();
-        if queue.lost {
-            return Err(lost());
+        if let Some(reason) = &queue.lost {
+            return Err(CallError::Lost(reason.clone()));
         }
         let was_empty = queue.out.is_empty();
         let answers = put(&mut queue);
@@ -128,6 +161,16 @@ impl Connection {
             self.wire.filled.notify_one();
         }
         Ok(answers)
+    }
+
+    fn received(&self, answer: Result<Frame, oneshot::error::RecvError>) -> Result<Frame, CallError> {
+        match answer {
+            Ok(Frame::SimpleError { data } | Frame::BlobError { data }) => {
+                Err(CallError::Server(String::from_utf8_lossy(&data).into_owned()))
+            }
+            Ok(frame) => Ok(frame),
+            Err(_) => Err(CallError::Lost(self.wire.queue().lost.clone().unwrap_or_else(|| LOST.to_owned()))),
+        }
     }
 
     /// What the server says from here on without having been asked: each time a list of words.
@@ -157,38 +200,72 @@ impl Wire {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands an answer to whoever waits for it, and what nobody asked for to whoever listens.
-    fn deliver(&self, frame: Frame) -> Result<(), &'static str> {
-        let mut queue = self.queue();
-        match frame {
-            Frame::Push { data } => drop(self.unasked.send(data)),
-            frame => {
-                let waiting = queue.waiting.pop_front().ok_or("the server answers what nobody asked")?;
+    /// Takes what the server said: what nobody asked for goes to whoever listens, an answer to whoever waits for it, once its packet is
+    /// complete.
+    fn take(&self, frame: Frame, held: &mut Held) -> Result<(), Misplaced> {
+        if let Frame::Push { data } = frame {
+            drop(self.unasked.send(data));
+            return Ok(());
+        }
+        let waiting = self.queue().waiting.pop_front();
+        match waiting.ok_or_else(|| Misplaced("the server answers what nobody asked".to_owned()))? {
+            Waiting::Reply(sender, expected) => held.push((sender, expected.check(frame)?)),
+            Waiting::Marker(packet) => {
+                packet::check_marker(packet, &frame, held.iter().map(|(_, reply)| reply))?;
                 // Whoever asked may have given up.
-                drop(waiting.send(frame));
+                held.drain(..).for_each(|(sender, reply)| drop(sender.send(reply)));
             }
         }
         Ok(())
     }
-}
 
-impl Queue {
-    fn put(&mut self, command: &str, arguments: &[Bytes]) -> oneshot::Receiver<Frame> {
-        resp::write(&mut self.out, command, arguments);
-        let (sender, receiver) = oneshot::channel();
-        self.waiting.push_back(sender);
-        receiver
+    /// From here on nobody waits for an answer, and nothing that was not sent is kept.
+    fn close(&self, reason: &str) {
+        let mut queue = self.queue();
+        if queue.lost.is_none() {
+            *queue = Queue { lost: Some(reason.to_owned()), ..Queue::default() };
+        }
     }
 }
 
-/// However the task ends, nobody waits for it any longer, and nothing that was not sent is kept.
+impl Queue {
+    fn put(&mut self, command: &str, arguments: &[Bytes], expected: Expected) -> oneshot::Receiver<Frame> {
+        resp::write(&mut self.out, command, arguments);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.push_back(Waiting::Reply(sender, expected));
+        if self.out.len() - self.packet_start >= PACKET_SIZE {
+            self.end_packet();
+        }
+        receiver
+    }
+
+    fn end_packet(&mut self) {
+        if self.out.len() > self.packet_start {
+            self.packets = self.packets.wrapping_add(1);
+            packet::write_marker(&mut self.out, self.packets);
+            self.waiting.push_back(Waiting::Marker(self.packets));
+            self.packet_start = self.out.len();
+        }
+    }
+
+    /// Exchanges what is to be sent for an empty buffer.
+    fn swap_out(&mut self, empty: &mut Vec<u8>) {
+        self.end_packet();
+        self.packet_start = 0;
+        std::mem::swap(empty, &mut self.out);
+    }
+}
+
+/// However the task ends, the connection is closed.
 struct Closing(Arc<Wire>);
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        *self.0.queue() = Queue { lost: true, ..Queue::default() };
+        self.0.close(LOST);
     }
 }
+
+const LOST: &str = "the connection is lost";
 
 async fn connect(address: &Address) -> Result<TcpStream, CallError> {
     let stream = async {
@@ -209,7 +286,7 @@ async fn run(mut stream: TcpStream, wire: Closing) -> String {
             wire.0.filled.notified().await;
             // Whoever asked for this was woken by a packet, and others with it: they get their turn first, and their commands go along.
             tokio::task::yield_now().await;
-            std::mem::swap(&mut bytes, &mut wire.0.queue().out);
+            wire.0.queue().swap_out(&mut bytes);
             if let Err(error) = writer.write_all(&bytes).await {
                 return error.to_string();
             }
@@ -219,6 +296,7 @@ async fn run(mut stream: TcpStream, wire: Closing) -> String {
     };
     let read = async {
         let mut bytes = BytesMut::with_capacity(READ_SIZE);
+        let mut held = Held::new();
         loop {
             bytes.reserve(READ_SIZE);
             match reader.read_buf(&mut bytes).await {
@@ -230,8 +308,10 @@ async fn run(mut stream: TcpStream, wire: Closing) -> String {
                 match resp::read(&mut bytes) {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
-                        if let Err(reason) = wire.0.deliver(frame) {
-                            return reason.to_owned();
+                        if let Err(Misplaced(reason)) = wire.0.take(frame, &mut held) {
+                            // Before those who wait for the held replies learn that there will be none.
+                            wire.0.close(&reason);
+                            return reason;
                         }
                     }
                     Err(error) => return error.to_string(),
@@ -239,24 +319,12 @@ async fn run(mut stream: TcpStream, wire: Closing) -> String {
             }
         }
     };
-    tokio::select! {
+    let reason = tokio::select! {
         reason = write => reason,
         reason = read => reason,
-    }
-}
-
-fn received(answer: Result<Frame, oneshot::error::RecvError>) -> Result<Frame, CallError> {
-    match answer {
-        Ok(Frame::SimpleError { data } | Frame::BlobError { data }) => {
-            Err(CallError::Server(String::from_utf8_lossy(&data).into_owned()))
-        }
-        Ok(frame) => Ok(frame),
-        Err(_) => Err(lost()),
-    }
-}
-
-fn lost() -> CallError {
-    CallError::Lost("the connection is lost".to_owned())
+    };
+    wire.0.close(&reason);
+    reason
 }
 
 fn version(hello: &Frame) -> Option<String> {

@@ -29,7 +29,10 @@ if old.err then
 end
 local created, began, version, size = whole(old[1]), whole(old[2]), whole(old[4]), whole(old[5])
 if old[6] and not old[1] then
-  return 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. old[6]
+  if string.sub(old[6], 1, 8) ~= string.sub(KEYS[1], -8) then
+    return 'N'
+  end
+  return 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. string.sub(old[6], 9)
 end
 local idle, space, absolute = string.match(old[3] or '', '^(%d+)( ?)(%d*)$')
 if not (created and began and version and size and idle) or (space == '') ~= (absolute == '') then
@@ -50,7 +53,7 @@ if old[7] then
   -- Where the list should be may be something else, which is no reason to stop here.
   redis.pcall('ZREM', ARGV[5] .. old[7], KEYS[1])
 end
-redis.call('HSET', KEYS[1], '@t', '')
+redis.call('HSET', KEYS[1], '@t', string.sub(KEYS[1], -8))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 local reply = 'A' .. old[4]
 redis.call('SET', KEYS[2], reply, 'PX', ARGV[2])

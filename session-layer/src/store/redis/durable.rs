@@ -138,7 +138,7 @@ async fn round(
     let number = |number: u128| Bytes::from(number.to_string());
     let wait = vec![number(replicas.into()), number(SLICE.as_millis())];
     let scripts = async {
-        let calls = jobs.iter().map(|job| Box::pin(connection.call("EVALSHA", job.arguments.clone())));
+        let calls = jobs.iter().map(|job| Box::pin(connection.run_script(job.arguments.clone())));
         all(calls.collect()).await
     };
     let (frames, wait) = tokio::join!(scripts, connection.call("WAIT", wait));

@@ -156,7 +156,7 @@ impl Epoch {
         let call = || {
             let mut arguments = arguments();
             arguments.insert(0, self.digests[script as usize].clone());
-            self.connection.call("EVALSHA", arguments)
+            self.connection.run_script(arguments)
         };
         match call().await {
             Err(error) if error.code() == Some("NOSCRIPT") => {
@@ -201,7 +201,7 @@ impl Epoch {
 
     /// Loads a script, and returns its SHA-1.
     async fn load_script(&self, script: Script) -> Result<Bytes, CallError> {
-        let arguments = vec![Bytes::from_static(b"LOAD"), Bytes::from_static(script.text().as_bytes())];
+        let arguments = vec![Bytes::from_static(b"LOAD"), Bytes::from(script.text())];
         match self.connection.call("SCRIPT", arguments).await? {
             Frame::BlobString { data, .. } => Ok(data),
             _ => Err(CallError::Server("SCRIPT LOAD has an unknown form".to_owned())),

@@ -39,7 +39,9 @@ pub(super) const SIZE: &str = "@s";
 pub(super) const PRINCIPAL: &str = "@p";
 /// The versions that it had last, separated by spaces, oldest first; absent where rollbacks are not detected.
 pub(super) const HISTORY: &str = "@h";
-/// The one field of a tombstone: the bytes of the successor's ID, or nothing.
+/// The tag of the session's own key, so that nobody takes it for another one's; see [`packet`](super::packet).
+pub(super) const NAME: &str = "@n";
+/// The one field of a tombstone: the tag of its key, and behind that the bytes of the successor's ID, or nothing.
 pub(super) const TOMBSTONE: &str = "@t";
 
 /// Makes keys.

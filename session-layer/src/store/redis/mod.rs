@@ -41,6 +41,8 @@ use epoch::Epoch;
 mod connection;
 use connection::CallError;
 
+mod packet;
+
 mod resp;
 
 mod durable;
@@ -157,10 +159,11 @@ impl RedisStore {
         let ticket = cache.ticket(&session);
         let tracking = epoch.tracking.connection();
         let connection = tracking.as_deref().unwrap_or(&epoch.connection);
-        let read = pin!(connection.read(self.inner.keys.session(&session)));
+        let key = self.inner.keys.session(&session);
+        let read = pin!(connection.read(key.clone()));
         let (fields, ttl) = self.attempt(epoch, read).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
-        let mut loaded = reply::loaded(fields, ttl, epoch.clock())?;
+        let mut loaded = reply::loaded(&key, fields, ttl, epoch.clock())?;
         // What is absent is not kept: most who ask for such a session never come again.
         if let (Loaded::Alive(record), Some(_)) = (&mut loaded, &tracking) {
             cache.keep(session, ticket, record);
@@ -237,10 +240,11 @@ impl SessionStore for RedisStore {
         if let Some(cache) = &self.inner.near_cache {
             return self.load_and_keep(id, cache, &epoch).await;
         }
-        let read = pin!(epoch.connection.read(self.inner.keys.session(&id.handle())));
+        let key = self.inner.keys.session(&id.handle());
+        let read = pin!(epoch.connection.read(key.clone()));
         let (fields, ttl) = self.attempt(&epoch, read).await?;
         epoch.reads.fetch_add(1, Ordering::Relaxed);
-        reply::loaded(fields, ttl, epoch.clock())
+        reply::loaded(&key, fields, ttl, epoch.clock())
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Reply, StoreError> {
@@ -304,10 +308,11 @@ impl SessionStore for RedisStore {
         }
         let epoch = self.epoch().ok()?;
         let replica = epoch.replicas.pick()?;
-        let read = self.attempt(&epoch, async { Ok(replica.read(self.inner.keys.session(&session)).await) });
+        let key = self.inner.keys.session(&session);
+        let read = self.attempt(&epoch, async { Ok(replica.read(key.clone()).await) });
         // Boxed: it is large, and a copy from memory need not carry it around.
         let (fields, ttl) = Box::pin(read).await.ok()??;
-        let Ok(Loaded::Alive(record)) = reply::loaded(fields, ttl, epoch.clock()) else { return None };
+        let Ok(Loaded::Alive(record)) = reply::loaded(&key, fields, ttl, epoch.clock()) else { return None };
         // Asked after the answer came: what was committed here before the question must be in it.
         let good = stands_in(record.version, wanted, recent.oldest(id));
         good.then(|| {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::clock::Clock;
 use super::keys::{self, Keys};
+use super::packet;
 use super::resp::Frame;
 use crate::commit::{Commit, Reply};
 use crate::delta::Change;
@@ -18,8 +19,8 @@ use crate::store::{Listed, Loaded, StoreError, TOMBSTONE_LIFETIME};
 /// The largest number that the scripts, whose numbers are doubles, take for one.
 const MAX_WHOLE: u64 = (1 << 53) - 1;
 
-/// What `HGETALL` and `PTTL` say together.
-pub(super) fn loaded(fields: Frame, ttl: i64, clock: Clock) -> Result<Loaded, StoreError> {
+/// What `HGETALL` and `PTTL` of a session's key say together.
+pub(super) fn loaded(key: &[u8], fields: Frame, ttl: i64, clock: Clock) -> Result<Loaded, StoreError> {
     let fields = pairs(fields)?;
     match ttl {
         // Nothing; or it expired between the two commands, or was created between them, which is as good as before and after.
@@ -33,9 +34,16 @@ pub(super) fn loaded(fields: Frame, ttl: i64, clock: Clock) -> Result<Loaded, St
     for (name, value) in fields {
         raw.take(name, value)?;
     }
+    let tag = packet::tag(key);
     match (raw.created, raw.tombstone) {
+        (Some(_), _) if raw.name.is_none_or(|name| name != tag[..]) => {
+            Err(StoreError::corrupt("the session is not the one that belongs there"))
+        }
         (Some(created), _) => raw.record.alive(created, ttl, clock),
-        (None, Some(successor)) => Ok(Loaded::Ended { successor: self::successor(&successor)?, age: age(ttl) }),
+        (None, Some(tombstone)) => match tombstone.strip_prefix(&tag) {
+            Some(successor) => Ok(Loaded::Ended { successor: self::successor(successor)?, age: age(ttl) }),
+            None => Err(StoreError::corrupt("the tombstone is not the one that belongs there")),
+        },
         (None, None) => Err(StoreError::corrupt("the session has no time of creation")),
     }
 }
@@ -56,7 +64,7 @@ pub(super) fn listed(frame: Frame, keys: &Keys, clock: Clock) -> Result<Vec<List
         let since = text(&since).and_then(|since| since.parse::<f64>().ok()).ok_or_else(|| malformed("a list"))?;
         let handle = keys.handle(&key).ok_or_else(|| malformed("a list"))?;
         // One spoilt session does not spoil the list; its browser is told that it is gone as well.
-        if let Ok(Loaded::Alive(record)) = loaded(fields, ttl, clock) {
+        if let Ok(Loaded::Alive(record)) = loaded(&key, fields, ttl, clock) {
             listed.push(Listed { handle, logged_in_on: clock.system_time((since / 1000.0) as u64), record });
         }
     }
@@ -99,6 +107,7 @@ fn pairs(frame: Frame) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
 #[derive(Default)]
 struct Raw {
     created: Option<Bytes>,
+    name: Option<Bytes>,
     tombstone: Option<Bytes>,
     record: RawRecord,
 }
@@ -119,6 +128,7 @@ impl Raw {
         let name = text(&name).ok_or_else(|| StoreError::corrupt("an attribute's name is not UTF-8"))?;
         let field = match name {
             keys::CREATED => &mut self.created,
+            keys::NAME => &mut self.name,
             keys::TOMBSTONE => &mut self.tombstone,
             keys::LIFETIMES => &mut self.record.lifetimes,
             keys::BEGAN => &mut self.record.began,
@@ -301,11 +311,18 @@ mod tests {
     }
 
     fn load(fields: &[(&str, &[u8])], ttl: i64) -> Result<Loaded, StoreError> {
-        loaded(hash(fields), ttl, super::super::clock::Samples::new().clock())
+        loaded(KEY, hash(fields), ttl, super::super::clock::Samples::new().clock())
     }
 
-    const LEAST: [(&str, &[u8]); 5] =
-        [("@c", b"1700000000123"), ("@b", b"1700000000456789"), ("@i", b"60000"), ("@v", b"7"), ("@s", b"2")];
+    const KEY: &[u8] = b"session:{ab0c}:ABCDEFGH";
+    const LEAST: [(&str, &[u8]); 6] = [
+        ("@c", b"1700000000123"),
+        ("@n", b"ABCDEFGH"),
+        ("@b", b"1700000000456789"),
+        ("@i", b"60000"),
+        ("@v", b"7"),
+        ("@s", b"2"),
+    ];
 
     #[test]
     fn a_session_is_read_with_all_its_fields() {
@@ -346,12 +363,15 @@ mod tests {
     fn tombstones_name_a_successor_or_nobody() {
         let id = SessionId::random();
         let ended = |successor, seconds_ago| Loaded::Ended { successor, age: Duration::from_secs(seconds_ago) };
-        assert_eq!(load(&[("@t", b"")], 300_000).unwrap(), ended(None, 0));
-        assert_eq!(load(&[("@t", b"")], 289_000).unwrap(), ended(None, 11));
-        assert_eq!(load(&[("@t", id.as_bytes())], 0).unwrap(), ended(Some(id), 300));
+        let read = |tombstone: &[&[u8]], ttl| load(&[("@t", &tombstone.concat())], ttl);
+        assert_eq!(read(&[b"ABCDEFGH"], 300_000).unwrap(), ended(None, 0));
+        assert_eq!(read(&[b"ABCDEFGH"], 289_000).unwrap(), ended(None, 11));
+        assert_eq!(read(&[b"ABCDEFGH", id.as_bytes()], 0).unwrap(), ended(Some(id), 300));
         // Of a later version, which keeps them longer.
-        assert_eq!(load(&[("@t", b"")], 400_000).unwrap(), ended(None, 0));
-        assert!(load(&[("@t", b"short")], 5).unwrap_err().is_corrupt());
+        assert_eq!(read(&[b"ABCDEFGH"], 400_000).unwrap(), ended(None, 0));
+        for broken in [&[&b"ABCDEFGH"[..], b"short"][..], &[b"another.", id.as_bytes()], &[b"ABC"], &[b""]] {
+            assert!(read(broken, 5).unwrap_err().is_corrupt(), "{broken:?}");
+        }
     }
 
     #[test]
@@ -360,6 +380,8 @@ mod tests {
         for (field, value) in [
             ("@c", &b""[..]),
             ("@c", b"-1"),
+            ("@n", b"another."),
+            ("@n", b""),
             ("@i", b"1e3"),
             ("@i", b" 1"),
             ("@v", b"9007199254740992"),
@@ -436,6 +458,6 @@ mod tests {
             assert!(!error.is_unavailable() && !error.is_corrupt(), "{text:?}");
         }
         assert!(committed(Frame::Null, &commit()).is_err());
-        assert!(loaded(Frame::Null, 5, super::super::clock::Samples::new().clock()).is_err());
+        assert!(loaded(KEY, Frame::Null, 5, super::super::clock::Samples::new().clock()).is_err());
     }
 }

@@ -23,7 +23,7 @@ for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   if which == 'all' or (key == this) == (which == 'one') then
     if redis.pcall('HEXISTS', key, '@c') == 1 then
       redis.call('DEL', key)
-      redis.call('HSET', key, '@t', '')
+      redis.call('HSET', key, '@t', string.sub(key, -8))
       redis.call('PEXPIRE', key, ARGV[3])
       ended = ended + 1
     end

@@ -24,7 +24,14 @@ pub(super) enum Script {
 impl Script {
     pub(super) const ALL: [Self; 5] = [Self::Commit, Self::Destroy, Self::Touch, Self::List, Self::Revoke];
 
-    pub(super) const fn text(self) -> &'static str {
+    /// What Redis is given: the script within a frame that names in its reply the key that it is about. The first line must stay the
+    /// first.
+    pub(super) fn text(self) -> String {
+        let (shebang, body) = self.body().split_once('\n').expect("it has more than one line");
+        format!("{shebang}\nlocal function body()\n{body}\nend\n{}", include_str!("reply.lua"))
+    }
+
+    const fn body(self) -> &'static str {
         match self {
             Self::Commit => include_str!("commit.lua"),
             Self::Destroy => include_str!("destroy.lua"),

@@ -17,6 +17,7 @@ mod model;
 mod observe;
 mod suite;
 mod trouble;
+mod wire;
 
 /// A store that is connected.
 async fn connected(url: &str) -> RedisStore {
