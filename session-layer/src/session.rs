@@ -11,10 +11,11 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::attribute::{Named, Reads, Takes};
-use crate::delta::{check_name, check_principal, check_value};
+use crate::delta::{Delta, check_name, check_principal, check_value};
 use crate::error::{Kind, SessionError};
 use crate::id::{SessionHandle, SessionId};
 use crate::slot::{Applied, Slot};
+use crate::state::State;
 
 /// The kind of session that a program with one session layer has.
 pub enum DefaultSession {}
@@ -89,19 +90,19 @@ impl<K> Session<K> {
     /// The session's ID. That of a new session, or of one that is being renewed, is fixed when first asked, and is what gets
     /// stored (unless a late login finds that an earlier click was faster, and follows it).
     pub fn id(&self) -> SessionId {
-        self.slot.state().id()
+        self.slot.with_state(State::id)
     }
 
     /// What names this session in the list of its principal; see [`Sessions`](crate::Sessions). A session that is being renewed stands
     /// there under what it was until the response; only then its name changes.
     pub fn handle(&self) -> SessionHandle {
-        self.slot.state().listed_id().handle()
+        self.slot.with_state(State::listed_id).handle()
     }
 
     /// Whether the session is in the store: loaded alive, or created by a flush.
     #[doc(alias = "is_new")]
     pub fn exists(&self) -> bool {
-        self.slot.state().exists()
+        self.slot.with_state(|state| state.exists())
     }
 
     /// Whether the browser came with the ID of a session that was destroyed, revoked or renewed in the last five minutes, so that a
@@ -116,25 +117,36 @@ impl<K> Session<K> {
     ///
     /// [`log_in`](Self::log_in) and [`reset`](Self::reset) start a new session in both cases.
     pub fn has_ended(&self) -> bool {
-        self.slot.state().has_ended
+        self.slot.with_state(|state| state.has_ended)
     }
 
     /// When the session was created, to the millisecond; that of a new one is fixed when first asked.
     pub fn created_on(&self) -> SystemTime {
-        self.slot.state().created_on()
+        self.slot.with_state(State::created_on)
     }
 
     /// When the session ends whatever happens, if there is such a time.
     pub fn expires_on(&self) -> Option<SystemTime> {
-        self.slot.state().record.as_ref().and_then(|record| record.expires_on)
+        self.slot.with_state(|state| state.record.as_ref().and_then(|record| record.expires_on))
     }
 
     /// Who is logged in.
     pub fn principal(&self) -> Option<String> {
-        self.slot.state().principal()
+        self.slot.with_state(|state| state.principal())
     }
 
-    /// Reads an attribute.
+    /// Reads an attribute. A stored `null`, as which a `None` is stored, reads as `Some(None)` where `T` is an `Option`, and as `None`,
+    /// no value, where `T` cannot be `null`.
+    ///
+    /// ```
+    /// # use session_layer::{Session, SessionError};
+    /// # fn example(session: &Session) -> Result<(), SessionError> {
+    /// session.insert("nickname", None::<String>)?;
+    /// assert_eq!(session.get::<Option<String>>("nickname")?, Some(None));
+    /// assert_eq!(session.get::<String>("nickname")?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -142,37 +154,56 @@ impl<K> Session<K> {
     /// It keeps its bytes, and the other attributes are not affected.
     pub fn get<T: DeserializeOwned>(&self, name: impl Reads<T>) -> Result<Option<T>, SessionError> {
         let name = name.attribute_name();
-        parse(name, self.slot.state().overlay(name))
+        // Read first, parsed then: `T` may use the session, whose lock must be free.
+        let json = self.slot.with_state(|state| state.overlay(name));
+        parse(name, json)
     }
 
-    /// The JSON text of an attribute as it is stored.
+    /// Returns the JSON text of an attribute as it is stored.
     pub fn raw(&self, name: impl Named) -> Option<Bytes> {
-        self.slot.state().overlay(name.attribute_name())
+        let name = name.attribute_name();
+        self.slot.with_state(|state| state.overlay(name))
     }
 
     /// The names of all attributes, in order.
     #[doc(alias = "getAttributeNames")]
     pub fn names(&self) -> Vec<String> {
-        self.slot.state().attributes().keys().cloned().collect()
+        self.slot.with_state(|state| state.attributes()).keys().cloned().collect()
     }
 
-    /// Sets an attribute.
+    /// Sets an attribute. The value is stored as JSON, and reads back equal if its `Serialize` and `Deserialize` implementations fit
+    /// each other, as derived ones do: floats to the last bit, integers of up to 128 bits, keys of maps that are numbers or booleans.
     ///
     /// # Errors
     ///
-    /// At once, when the value does not serialise, the name or the value breaks a rule or a limit, or the response's head is out.
+    /// At once, when JSON would change the value or could not hold it, such as NaN or `Some(None)`
+    /// ([`SessionError::invalid_value`] says why), when the name breaks a rule or the value a limit, or when the response's head is
+    /// out.
     #[doc(alias = "setAttribute")]
     pub fn insert<V: Serialize>(&self, name: impl Takes<V>, value: V) -> Result<(), SessionError> {
         insert(&self.slot, name.attribute_name(), &value)
     }
 
-    /// Sets an attribute to a JSON text as it is.
+    /// Sets an attribute to a JSON text. Whitespace outside strings is removed; everything else keeps its bytes: the digits of
+    /// numbers, escapes, the order of keys. Limits apply to what is left.
+    ///
+    /// ```
+    /// # use session_layer::{InvalidValue, Session, SessionError};
+    /// # fn example(session: &Session) -> Result<(), SessionError> {
+    /// session.insert_json("prefs", "{ \"zoom\": 1.50 }\n")?;
+    /// assert_eq!(session.raw("prefs").unwrap(), "{\"zoom\":1.50}");
+    /// let error = session.insert_json("prefs", "1e999").unwrap_err();
+    /// assert_eq!(error.invalid_value(), Some(InvalidValue::NumberOutOfRange));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`insert`](Self::insert); also when the text is not JSON.
+    /// As [`insert`](Self::insert); also when the text is not JSON or could not be read again. [`InvalidValue`](crate::InvalidValue)
+    /// lists the reasons.
     pub fn insert_json(&self, name: impl Named, json: impl Into<Bytes>) -> Result<(), SessionError> {
-        insert_json(&self.slot, name.attribute_name(), json.into())
+        insert_json(&self.slot, name.attribute_name(), &json.into())
     }
 
     /// Removes an attribute. It stays removed, whatever requests that loaded the session before still do with others. Tells
@@ -192,8 +223,7 @@ impl<K> Session<K> {
     ///
     /// When the response's head is out.
     pub fn clear(&self) -> Result<(), SessionError> {
-        self.slot.open()?.delta.clear();
-        Ok(())
+        self.slot.change(Delta::clear)
     }
 
     /// Adds to an attribute that is an integer of at most 18 digits, starting from 0 if there is none; exact whatever other
@@ -202,7 +232,7 @@ impl<K> Session<K> {
     /// # Errors
     ///
     /// At once, when the name breaks a rule, this request set the attribute to something else than such an integer, or the
-    /// response's head is out. If what is stored is no such integer, the commit fails
+    /// response's head is out. If what is stored is no such integer (`null` is none either), the commit fails
     /// ([`SessionError::is_not_a_counter`]), and nothing of it is applied.
     pub fn increment(&self, name: impl Named, by: i64) -> Result<(), SessionError> {
         increment(&self.slot, name.attribute_name(), by)
@@ -238,11 +268,14 @@ impl<K> Session<K> {
     /// }
     /// ```
     pub fn forgive_failed_flush(&self) {
-        self.slot.state().failed = None;
+        self.slot.forgive_failed_flush();
     }
 
     /// Changes an attribute by what it was: a flush under the condition that nobody else changed it in between, repeated with its
-    /// new value if somebody did. So `change` may run more than once. `None` stands for an attribute that is not there.
+    /// new value if somebody did. So `change` may run more than once. `None` stands for an attribute that is not there, and for `null`
+    /// where `T` cannot be that; an attribute that `change` leaves as `None` is removed.
+    ///
+    /// `change` may use the session; an attribute that it changes itself is read anew, and `change` runs again.
     ///
     /// Also works after the response's head is out, for a session that exists.
     ///
@@ -298,10 +331,10 @@ impl<K> Session<K> {
     pub fn log_in(&self, principal: impl Into<String>) -> Result<(), SessionError> {
         let principal = principal.into();
         check_principal(&principal)?;
-        let mut state = self.slot.open()?;
-        let other = state.principal().is_some_and(|current| current != principal);
-        state.delta.log_in(principal, other);
-        Ok(())
+        self.slot.change_state(|state| {
+            let other = state.principal().is_some_and(|current| current != principal);
+            state.delta.log_in(principal, other);
+        })
     }
 
     /// Logs out: the same as [`destroy`](Self::destroy). What is stored after it, a farewell message, say, starts another
@@ -321,8 +354,7 @@ impl<K> Session<K> {
     /// When the response's head is out.
     #[doc(alias = "invalidate")]
     pub fn destroy(&self) -> Result<(), SessionError> {
-        self.slot.open()?.delta.destroy();
-        Ok(())
+        self.slot.change(Delta::destroy)
     }
 
     /// Starts a new session, deliberately: the browser gets a new ID with its cookie even if the one it came with ended a moment ago
@@ -351,8 +383,7 @@ impl<K> Session<K> {
     #[doc(alias = "reset_session")]
     #[doc(alias = "flush")]
     pub fn reset(&self) -> Result<(), SessionError> {
-        self.slot.open()?.delta.reset();
-        Ok(())
+        self.slot.change(Delta::reset)
     }
 
     /// Gives the session a new ID and keeps everything else; for changes of privilege that are no login.
@@ -363,8 +394,7 @@ impl<K> Session<K> {
     #[doc(alias = "regenerate")]
     #[doc(alias = "changeSessionId")]
     pub fn cycle_id(&self) -> Result<(), SessionError> {
-        self.slot.open()?.delta.cycle();
-        Ok(())
+        self.slot.change(Delta::cycle)
     }
 
     /// Reads the session from the store again; changes that were not flushed stay on top. `false` when it has ended: for streams
@@ -385,7 +415,7 @@ impl<K> LazySession<K> {
 
     /// Whether the browser presented an ID that we signed; not whether its session is still alive.
     pub fn is_presented(&self) -> bool {
-        self.slot.state().read = true;
+        self.slot.with_state(|state| state.read = true);
         self.slot.presented().is_some()
     }
 
@@ -398,13 +428,13 @@ impl<K> LazySession<K> {
         insert(&self.slot, name.attribute_name(), &value)
     }
 
-    /// Sets an attribute to a JSON text as it is; see [`Session::insert_json`].
+    /// Sets an attribute to a JSON text; see [`Session::insert_json`].
     ///
     /// # Errors
     ///
     /// The same.
     pub fn insert_json(&self, name: impl Named, json: impl Into<Bytes>) -> Result<(), SessionError> {
-        insert_json(&self.slot, name.attribute_name(), json.into())
+        insert_json(&self.slot, name.attribute_name(), &json.into())
     }
 
     /// Removes an attribute; see [`Session::remove`].
@@ -431,13 +461,12 @@ impl<K> LazySession<K> {
     ///
     /// The same.
     pub fn reset(&self) -> Result<(), SessionError> {
-        self.slot.open()?.delta.reset();
-        Ok(())
+        self.slot.change(Delta::reset)
     }
 
     /// Says that the handler has dealt with a flush that failed; see [`Session::forgive_failed_flush`].
     pub fn forgive_failed_flush(&self) {
-        self.slot.state().failed = None;
+        self.slot.forgive_failed_flush();
     }
 
     /// Commits the changes so far; see [`Session::flush`].
@@ -455,32 +484,33 @@ fn insert<V: Serialize>(slot: &Slot, name: &str, value: &V) -> Result<(), Sessio
     set(slot, name, serialise(name, value)?)
 }
 
-fn insert_json(slot: &Slot, name: &str, json: Bytes) -> Result<(), SessionError> {
+fn insert_json(slot: &Slot, name: &str, json: &[u8]) -> Result<(), SessionError> {
     check_name(name)?;
-    let is_json = std::str::from_utf8(&json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    let is_json = std::str::from_utf8(json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     if !is_json {
         return Err(SessionError::new(Kind::InvalidValue(name.to_owned())));
     }
-    set(slot, name, json)
+    // A copy: the text may be a part of a buffer that is much larger, and that buffer's `Drop` may be anybody's code.
+    set(slot, name, Bytes::copy_from_slice(json))
 }
 
 fn set(slot: &Slot, name: &str, json: Bytes) -> Result<(), SessionError> {
     check_value(name, &json, &slot.config().limits)?;
-    slot.open()?.delta.set(name, json);
-    Ok(())
+    slot.change(|delta| delta.set(name, json))
 }
 
 fn remove(slot: &Slot, name: &str) -> Result<bool, SessionError> {
     check_name(name)?;
-    let mut state = slot.open()?;
-    let was_there = state.overlay(name).is_some();
-    state.delta.remove(name);
-    Ok(was_there)
+    slot.change_state(|state| {
+        let was_there = state.overlay(name).is_some();
+        state.delta.remove(name);
+        was_there
+    })
 }
 
 fn increment(slot: &Slot, name: &str, by: i64) -> Result<(), SessionError> {
     check_name(name)?;
-    slot.open()?.delta.add(name, by)
+    slot.change(|delta| delta.add(name, by))?
 }
 
 fn serialise<V: Serialize>(name: &str, value: &V) -> Result<Bytes, SessionError> {

@@ -1,10 +1,11 @@
 //! The one state that everything in a request shares: middleware, extractors, spawned tasks, and the layer itself.
 //!
 //! What is decided, is decided in [`commit`](crate::commit); this and what is below it carries it out. No lock is held across an await but
-//! `flushing`, which keeps the commits of one request in order.
+//! `flushing`, which keeps the commits of one request in order. Only the store's code runs under that one; no code of the app, such as
+//! closures and `Serialize` implementations, and no `tracing` subscriber runs under the lock of the state.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,9 @@ use http::{HeaderMap, HeaderValue, header};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::budget::{Budget, persist};
+use crate::budget::{Budget, OnDrop, persist};
 use crate::commit::{LateWindow, Seen};
+use crate::delta::Delta;
 use crate::error::{Kind, SessionError};
 use crate::event::SessionEvent;
 use crate::freshness::{Token, copy_wanted, is_lost_in, seconds_since_epoch};
@@ -41,6 +43,8 @@ pub(crate) struct Slot {
     told: OnceLock<Option<Token>>,
     loaded: OnceCell<()>,
     flushing: tokio::sync::Mutex<()>,
+    /// An `update` that the answer waits for has ended.
+    updated: tokio::sync::Notify,
     budget: Budget,
     /// Made when it is first needed: most requests of an app never look at their session.
     state: OnceLock<Mutex<State>>,
@@ -86,14 +90,17 @@ impl Slot {
             told: OnceLock::new(),
             loaded: OnceCell::new(),
             flushing: tokio::sync::Mutex::new(()),
+            updated: tokio::sync::Notify::new(),
             budget: Budget::new(config.budget),
             state: OnceLock::new(),
         })
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // A panic between two statements of a state change is none of ours: nothing in here calls foreign code.
-        self.state.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads or changes the state. A closure and no guard, so that the lock cannot be held by accident while code of the app runs: that
+    /// code may use the session, and would wait for itself. What it drops must be ours as well; return anything else.
+    pub(crate) fn with_state<T>(&self, access: impl FnOnce(&mut State) -> T) -> T {
+        // A poisoned lock is still a good one: no code that runs under it leaves the state half changed when it panics.
+        access(&mut self.state.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Nobody has looked at the session, and nobody can any more: no handle is left in the request or anywhere else.
@@ -105,7 +112,7 @@ impl Slot {
     pub(crate) fn seal(self: &mut Arc<Self>) {
         // Where no handle is left, nobody can.
         if Arc::get_mut(self).is_none() {
-            self.state().seal();
+            self.with_state(State::seal);
         }
     }
 
@@ -114,7 +121,7 @@ impl Slot {
         *self.presented.get_or_init(|| {
             let id = self.config.cookie.read(self.cookies.iter(), &self.config.signer);
             if let Some(id) = id {
-                self.state().seen = Seen::Unseen(id);
+                self.with_state(|state| state.seen = Seen::Unseen(id));
             }
             id
         })
@@ -132,11 +139,22 @@ impl Slot {
         self.token(id).map(|token| token.version)
     }
 
-    /// For changes: the state, if it can still be changed.
-    pub(crate) fn open(&self) -> Result<MutexGuard<'_, State>, SessionError> {
+    /// Changes the state, if that can still be done.
+    pub(crate) fn change_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, SessionError> {
         self.presented();
-        let state = self.state();
-        if state.sealed { Err(SessionError::new(Kind::TooLate)) } else { Ok(state) }
+        self.with_state(|state| if state.sealed { Err(SessionError::new(Kind::TooLate)) } else { Ok(change(state)) })
+    }
+
+    /// Records a change.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Delta) -> T) -> Result<T, SessionError> {
+        self.change_state(|state| change(&mut state.delta))
+    }
+
+    /// The handler has dealt with a flush that failed.
+    pub(crate) fn forgive_failed_flush(&self) {
+        // Dropped after the lock is released: it holds an error of the store's.
+        let failed = self.with_state(|state| state.failed.take());
+        drop(failed);
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -145,17 +163,18 @@ impl Slot {
 
     /// Loads the session, once for all who ask within this request.
     pub(crate) async fn load(&self) -> Result<(), SessionError> {
+        let _events = self.send_events_at_the_end();
         if self.presented().is_some() {
             self.loaded.get_or_try_init(|| self.load_presented()).await?;
         }
-        self.state().read = true;
+        self.with_state(|state| state.read = true);
         Ok(())
     }
 
     async fn load_presented(&self) -> Result<(), SessionError> {
         // A commit of this request may change the session at the same time.
         let _order = self.flushing.lock().await;
-        let seen = self.state().seen;
+        let seen = self.with_state(|state| state.seen);
         if let Seen::Unseen(id) = seen {
             let copy = if self.config.copies { self.copy(&id).await } else { None };
             let copied = copy.is_some();
@@ -164,18 +183,20 @@ impl Slot {
                 // Boxed: what asks the store is large, and whoever has a copy, or no cookie, need not carry it around.
                 None => Box::pin(self.fetch(&id, &self.budget)).await?,
             };
-            let mut state = self.state();
-            state.copied = copied;
-            state.see(id, loaded, &self.late_window());
+            let late_window = self.late_window();
+            self.with_state(|state| {
+                state.copied = copied;
+                state.see(id, loaded, &late_window);
+            });
         }
         Ok(())
     }
 
     /// The same, from the master, whatever this request has loaded so far.
     pub(crate) async fn load_strictly(&self) -> Result<(), SessionError> {
-        self.state().strict = true;
+        self.with_state(|state| state.strict = true);
         self.load().await?;
-        if self.state().copied {
+        if self.with_state(|state| state.copied) {
             self.reload().await?;
         }
         Ok(())
@@ -184,10 +205,7 @@ impl Slot {
     /// A copy of the session that will do for this browser.
     async fn copy(&self, id: &SessionId) -> Option<Record> {
         let token = self.token(id);
-        let (strict, committed) = {
-            let state = self.state();
-            (state.strict, state.committed)
-        };
+        let (strict, committed) = self.with_state(|state| (state.strict, state.committed));
         let longest = self.config.touch_interval.min(LONGEST_COPY);
         let wanted = copy_wanted(token, committed, seconds_since_epoch(), longest).filter(|_| !strict)?;
         self.config.store.load_copy(id, &wanted).await.filter(|copy| copy.version >= wanted.at_least)
@@ -198,7 +216,7 @@ impl Slot {
     async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         loop {
             let order = self.flushing.lock().await;
-            if !self.state().concluding {
+            if !self.with_state(|state| state.concluding) {
                 return order;
             }
             drop(order);
@@ -213,24 +231,27 @@ impl Slot {
 
     /// Loads the session again. `false` when it is gone.
     pub(crate) async fn reload(&self) -> Result<bool, SessionError> {
+        let _events = self.send_events_at_the_end();
         let _order = self.turn().await;
-        let Some(id) = self.state().seen.id() else { return Ok(false) };
+        let Some(id) = self.with_state(|state| state.seen.id()) else { return Ok(false) };
         let late = self.late_budget();
         let loaded = self.fetch(&id, late.as_ref().unwrap_or(&self.budget)).await?;
-        let mut state = self.state();
-        let was_copied = std::mem::take(&mut state.copied);
-        match loaded {
-            Loaded::Alive(record) => state.record = Some(record),
-            Loaded::Absent | Loaded::Ended { .. } => {
-                state.record = None;
-                // Else `seen` stays: to a request that knew it alive, a session that ended is a conflict and no reason to start another.
-                // That a copy showed it is no such knowledge.
-                if was_copied && state.committed.is_none() {
-                    state.see(id, loaded, &self.late_window());
+        let late_window = self.late_window();
+        Ok(self.with_state(|state| {
+            let was_copied = std::mem::take(&mut state.copied);
+            match loaded {
+                Loaded::Alive(record) => state.record = Some(record),
+                Loaded::Absent | Loaded::Ended { .. } => {
+                    state.record = None;
+                    // Else `seen` stays: to a request that knew it alive, a session that ended is a conflict and no reason to start
+                    // another. That a copy showed it is no such knowledge.
+                    if was_copied && state.committed.is_none() {
+                        state.see(id, loaded, &late_window);
+                    }
                 }
             }
-        }
-        Ok(state.record.is_some())
+            state.record.is_some()
+        }))
     }
 
     async fn fetch(&self, id: &SessionId, budget: &Budget) -> Result<Loaded, SessionError> {
@@ -263,20 +284,30 @@ impl Slot {
             return Ok(());
         }
         // In any case: as long as the browser says so, every read asks the sentinels, and no copy will do.
-        if std::mem::replace(&mut self.state().rolled_back, true) || !self.config.rollback_detection {
+        let known = self.with_state(|state| std::mem::replace(&mut state.rolled_back, true));
+        if known || !self.config.rollback_detection {
             return Ok(());
         }
-        let event = SessionEvent::RolledBack { session: id.handle(), lost: told, found };
         telemetry::rolled_back(id);
-        if let Some(on_event) = &self.config.on_event {
-            on_event(&event);
-        }
+        let event = SessionEvent::RolledBack { session: id.handle(), lost: told, found };
+        self.with_state(|state| state.events.push(event));
         Ok(())
+    }
+
+    /// Tells the program what happened once the operation has ended and released its locks. First in each operation that asks the store,
+    /// so that it is dropped last.
+    fn send_events_at_the_end(&self) -> impl Drop + use<'_> {
+        OnDrop(|| {
+            let Some(on_event) = &self.config.on_event else { return };
+            for event in self.with_state(|state| std::mem::take(&mut state.events)) {
+                on_event(&event);
+            }
+        })
     }
 
     /// A budget for what happens after the response's head, which may be long ago for a stream: each call has one of its own.
     fn late_budget(&self) -> Option<Budget> {
-        self.state().sealed.then(|| Budget::new(self.config.budget))
+        self.with_state(|state| state.sealed).then(|| Budget::new(self.config.budget))
     }
 }
 

@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use crate::commit::{Action, LateWindow, Next, Renewal, Seen};
 use crate::delta::{Delta, Identity, counter_text};
-use crate::error::SessionError;
+use crate::error::{Kind, SessionError};
+use crate::event::SessionEvent;
 use crate::id::SessionId;
 use crate::layer::Config;
 use crate::record::{Attributes, Record, Version};
 use crate::store::Loaded;
-use crate::telemetry;
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -40,6 +40,10 @@ pub(crate) struct State {
     /// The commit that the answer waits for has not ended, or not even begun.
     pub(crate) concluding: bool,
     pub(crate) cookie: CookieChange,
+    /// How many `update`s are on their way that the answer waits for.
+    pub(crate) updates: usize,
+    /// What the program is still to be told of.
+    pub(crate) events: Vec<SessionEvent>,
     pub(crate) failed: Option<SessionError>,
 }
 
@@ -49,6 +53,24 @@ pub(crate) struct State {
 pub(crate) struct Fresh {
     pub(crate) id: SessionId,
     pub(crate) created_on: SystemTime,
+}
+
+/// What a step of an `update` found.
+pub(crate) enum Update {
+    /// It is done: the session that it is for is still to be started.
+    Written,
+    /// Something else in this request changed the attribute in the meantime.
+    Changed,
+    /// This is to be written.
+    Write(UpdateAttempt),
+}
+
+pub(crate) struct UpdateAttempt {
+    pub(crate) delta: Delta,
+    /// What the store must still have.
+    pub(crate) stored: Option<Bytes>,
+    /// What `delta` takes along.
+    pub(crate) others: Delta,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -176,8 +198,53 @@ impl State {
         }
     }
 
+    /// Returns what an `update` is to change.
+    pub(crate) fn before_update(&self, name: &str) -> Result<Option<Bytes>, SessionError> {
+        if self.sealed && self.record.is_none() {
+            return Err(SessionError::new(Kind::Gone));
+        }
+        Ok(self.overlay(name))
+    }
+
+    /// Takes out what an `update` that made `value` of `before` is to write, together with all that was changed so far.
+    pub(crate) fn begin_update(
+        &mut self,
+        name: &str,
+        before: Option<Bytes>,
+        value: Option<Bytes>,
+    ) -> Result<Update, SessionError> {
+        if self.before_update(name)? != before {
+            return Ok(Update::Changed);
+        }
+        if self.starts_another() {
+            if self.sealed {
+                return Err(SessionError::new(Kind::TooLate));
+            }
+            // The session that this would be compared with does not exist yet; only this request changes what it will be.
+            self.delta.assign(name, value);
+            return Ok(Update::Written);
+        }
+        let stored = self.record.as_ref().and_then(|record| record.attributes.get(name).cloned());
+        let others = self.take_attribute_changes();
+        let mut delta = others.clone();
+        delta.assign(name, value);
+        self.in_flight = delta.clone();
+        Ok(Update::Write(UpdateAttempt { delta, stored, others }))
+    }
+
+    /// Another request was faster: the attribute is `current`, and nothing was written.
+    pub(crate) fn lost_update(&mut self, name: &str, current: Option<Bytes>, others: Delta) {
+        if let Some(record) = &mut self.record {
+            match current {
+                Some(current) => record.attributes.insert(name.to_owned(), current),
+                None => record.attributes.remove(name),
+            };
+        }
+        self.put_back(others);
+    }
+
     /// Undoes [`take_attribute_changes`](Self::take_attribute_changes), below what was changed since.
-    pub(crate) fn put_back(&mut self, mut taken: Delta) {
+    fn put_back(&mut self, mut taken: Delta) {
         let later = std::mem::take(&mut self.delta);
         self.in_flight = Delta::default();
         if self.sealed && !self.concluding {
@@ -189,9 +256,11 @@ impl State {
         self.delta = taken;
     }
 
-    pub(crate) fn fail(&mut self, error: &SessionError) {
+    /// Gives back the error before, which holds one of the store's: to be dropped when the lock is released.
+    #[must_use]
+    pub(crate) fn fail(&mut self, error: &SessionError) -> Option<SessionError> {
         self.in_flight = Delta::default();
-        self.failed = Some(error.clone());
+        self.failed.replace(error.clone())
     }
 
     /// A commit took effect: what this request knows, and what the browser is to keep.
@@ -256,12 +325,6 @@ impl State {
                 self.record = None;
                 self.seen = Seen::Ended { successor: None, long_ago: false };
             }
-        }
-        match action {
-            Action::Create(id, _) => telemetry::created(id),
-            Action::Renew(old, new, _) => telemetry::renewed(old, new),
-            Action::Destroy(id) => telemetry::destroyed(id),
-            Action::Apply(_) => {}
         }
         match done {
             Next::Keep(id) => self.cookie = CookieChange::Keep(*id),

@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::commit::Action;
 use crate::error::SessionError;
 use crate::id::SessionId;
 use crate::store::StoreError;
 
-pub(crate) fn created(id: &SessionId) {
-    tracing::debug!(session.hash = %id.fingerprint(), "session created");
-}
-
-pub(crate) fn renewed(old: &SessionId, new: &SessionId) {
-    tracing::debug!(session.hash = %new.fingerprint(), session.previous = %old.fingerprint(), "session ID renewed");
-}
-
-pub(crate) fn destroyed(id: &SessionId) {
-    tracing::debug!(session.hash = %id.fingerprint(), "session destroyed");
+pub(crate) fn applied(action: &Action) {
+    match action {
+        Action::Create(id, _) => tracing::debug!(session.hash = %id.fingerprint(), "session created"),
+        Action::Renew(old, new, _) => {
+            tracing::debug!(
+                session.hash = %new.fingerprint(),
+                session.previous = %old.fingerprint(),
+                "session ID renewed"
+            );
+        }
+        Action::Destroy(id) => tracing::debug!(session.hash = %id.fingerprint(), "session destroyed"),
+        Action::Apply(_) => {}
+    }
 }
 
 pub(crate) fn corrupt(id: &SessionId, error: &StoreError) {

@@ -278,8 +278,8 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
-    /// Is told what happens to sessions, to count it, say. Called while a request is served, so it must not block. Default: nobody is;
-    /// each event is logged in any case.
+    /// Is told what happens to sessions, to count it, say. Called while a request is served, so it must not block for long; no lock of
+    /// the session is held. Default: no callback; each event is logged in any case.
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU64, Ordering};

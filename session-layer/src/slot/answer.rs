@@ -14,6 +14,7 @@ use crate::commit::{Seen, Step, plan};
 use crate::delta::Delta;
 use crate::error::SessionError;
 use crate::freshness::{Token, seconds_since_epoch};
+use crate::id::SessionId;
 use crate::layer::Config;
 use crate::state::{CookieChange, State};
 use crate::store::{BoxFuture, Touch};
@@ -25,34 +26,39 @@ impl Slot {
     pub(crate) fn conclude(self: &Arc<Self>, head: &Parts) -> Option<BoxFuture<'static, Result<(), SessionError>>> {
         // Before the lock is taken: it is foreign code, and may look at a session that the handler put into the response's extensions.
         let wanted = (self.config.commit_when)(head);
-        let mut state = self.state();
-        state.sealed = true;
-        if !wanted {
-            state.delta = Delta::default();
-        }
         let succeeded = !(head.status.is_client_error() || head.status.is_server_error());
-        // A task of the handler may be flushing still; then its outcome belongs to this answer.
-        if state.delta.is_empty() && state.in_flight.is_empty() && (state.failed.is_none() || !succeeded) {
-            if plan(&state.seen, &state.delta) == Step::Forget {
-                state.cookie = CookieChange::Forget;
+        let to_touch = self.with_state(|state| {
+            state.sealed = true;
+            if !wanted {
+                state.delta = Delta::default();
             }
-            self.touch(&mut state);
+            // A task of the handler may be flushing or updating still; then its outcome belongs to this answer.
+            let settled = state.in_flight.is_empty() && state.updates == 0;
+            if state.delta.is_empty() && settled && (state.failed.is_none() || !succeeded) {
+                if plan(&state.seen, &state.delta) == Step::Forget {
+                    state.cookie = CookieChange::Forget;
+                }
+                return Some(self.to_touch(state));
+            }
+            state.concluding = true;
+            None
+        });
+        if let Some(to_touch) = to_touch {
+            if let Some(id) = to_touch {
+                self.touch(id);
+            }
             return None;
         }
-        state.concluding = true;
-        drop(state);
         let slot = Arc::clone(self);
         Some(Box::pin(async move { slot.last_commit(wanted, succeeded).await }.in_current_span()))
     }
 
     async fn last_commit(&self, wanted: bool, succeeded: bool) -> Result<(), SessionError> {
-        let _order = self.flushing.lock().await;
-        let _concluded = OnDrop(|| self.state().concluding = false);
-        let (delta, failed) = {
-            let mut state = self.state();
-            // Taken in any case: nothing is left that a late `update` could take along.
-            (std::mem::take(&mut state.delta), state.failed.clone())
-        };
+        let _events = self.send_events_at_the_end();
+        let _order = self.order_after_updates().await;
+        let _concluded = OnDrop(|| self.with_state(|state| state.concluding = false));
+        // Taken in any case: nothing is left that a late `update` could take along.
+        let (delta, failed) = self.with_state(|state| (std::mem::take(&mut state.delta), state.failed.clone()));
         // A handler that answers 4xx or 5xx has told its client about the flush that failed; any other answer would claim that it took
         // effect.
         if let Some(error) = failed.filter(|_| succeeded) {
@@ -65,15 +71,20 @@ impl Slot {
         self.apply(&delta, &BTreeMap::new(), &self.budget).await.map(|_| ())
     }
 
-    /// Prolongs a session that was only read, without waiting for it.
-    fn touch(self: &Arc<Self>, state: &mut State) {
-        let (Seen::Alive(id), Some(record)) = (state.seen, &state.record) else { return };
+    /// Returns the session if it was only read and is to be prolonged.
+    fn to_touch(&self, state: &mut State) -> Option<SessionId> {
+        let (Seen::Alive(id), Some(record)) = (state.seen, &state.record) else { return None };
         if !record.wants_touch(self.config.touch_interval, SystemTime::now()) {
-            return;
+            return None;
         }
         if self.config.cookie.max_age.is_some() && matches!(state.cookie, CookieChange::None) {
             state.cookie = CookieChange::Keep(id);
         }
+        Some(id)
+    }
+
+    /// Prolongs a session without waiting for it.
+    fn touch(self: &Arc<Self>, id: SessionId) {
         let touch = Touch::new(id, Arc::clone(&self.config.realm), self.config.lifetimes);
         let slot = Arc::clone(self);
         tokio::spawn(async move {
@@ -89,10 +100,8 @@ impl Slot {
         let tokens = self.config.tokens.as_ref()?;
         // Who never asked for the session does not pay for a MAC.
         self.presented.get()?;
-        let state = self.state();
         let (cookie, seen, version, rolled_back) =
-            (state.cookie, state.seen.id(), state.newest_version(), state.rolled_back);
-        drop(state);
+            self.with_state(|state| (state.cookie, state.seen.id(), state.newest_version(), state.rolled_back));
         let sent = seconds_since_epoch();
         let keep = |id, version| tokens.keep(&id, Token { version, sent });
         match cookie {
@@ -108,21 +117,18 @@ impl Slot {
     /// Cookies and cache headers.
     pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
         let token_cookie = self.token_cookie();
-        let state = self.state();
+        let (change, read) = self.with_state(|state| (state.cookie, state.read));
         let Config { cookie, signer, .. } = &*self.config;
-        let set_cookie = match &state.cookie {
+        let set_cookie = match &change {
             CookieChange::None => None,
             CookieChange::Keep(id) => Some(cookie.keep(&signer.sign(id))),
             CookieChange::Forget => Some(cookie.forget()),
         };
-        if state.read {
+        if read {
             vary_on_cookie(headers);
         }
         // RFC 9111, section 7.3: a cache may store a response with `Set-Cookie` and hand one user's cookie to another.
-        if set_cookie.is_some()
-            || token_cookie.is_some()
-            || (state.read && !headers.contains_key(header::CACHE_CONTROL))
-        {
+        if set_cookie.is_some() || token_cookie.is_some() || (read && !headers.contains_key(header::CACHE_CONTROL)) {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         for value in [set_cookie, token_cookie].into_iter().flatten() {

@@ -26,7 +26,7 @@ impl Slot {
         conditions: &BTreeMap<String, Option<Bytes>>,
         budget: &Budget,
     ) -> Result<Attempt, SessionError> {
-        let seen = self.state().seen;
+        let seen = self.with_state(|state| state.seen);
         let mut step = plan(&seen, delta);
         // Each further step answers something that another request did meanwhile; more than a few in a row is no accident.
         for _ in 0..MAX_STEPS {
@@ -34,7 +34,7 @@ impl Slot {
                 Step::Nothing => return Ok(Attempt::Applied(Applied::default())),
                 Step::Gone => break,
                 Step::Forget => {
-                    self.state().cookie = CookieChange::Forget;
+                    self.with_state(|state| state.cookie = CookieChange::Forget);
                     return Ok(Attempt::Applied(Applied::default()));
                 }
                 Step::Follow(successor) => match self.follow(successor, delta, budget).await? {
@@ -45,20 +45,16 @@ impl Slot {
                     None => return Ok(Attempt::Applied(Applied::default())),
                 },
                 Step::Create => {
-                    let mut state = self.state();
-                    let fresh = state.fresh();
+                    let (fresh, keep) =
+                        self.with_state(|state| (state.fresh(), state.delta.identity == Identity::Keep));
                     // A flush before a renewal that waits for the response: the ID that was promised is the one after that.
-                    let id = if state.delta.identity == Identity::Keep { fresh.id } else { fresh.id.successor() };
+                    let id = if keep { fresh.id } else { fresh.id.successor() };
                     (Action::Create(id, start(fresh.created_on, delta)), id, None)
                 }
-                Step::Apply(id) => (Action::Apply(id), id, self.state().version_of(&id)),
+                Step::Apply(id) => (Action::Apply(id), id, self.with_state(|state| state.version_of(&id))),
                 Step::Renew(id) => {
-                    let fresh = self.state().fresh();
-                    (
-                        Action::Renew(id, fresh.id, renewal(fresh.created_on, delta)),
-                        fresh.id,
-                        self.state().version_of(&id),
-                    )
+                    let (fresh, version) = self.with_state(|state| (state.fresh(), state.version_of(&id)));
+                    (Action::Renew(id, fresh.id, renewal(fresh.created_on, delta)), fresh.id, version)
                 }
                 Step::Destroy(id) => (Action::Destroy(id), id, None),
             };
@@ -84,7 +80,8 @@ impl Slot {
                         // It is applied whatever comes of this.
                         let _ = self.miss(action.id(), told, version).await;
                     }
-                    self.state().applied(&action, delta, &done, version, &counters, &self.config);
+                    self.with_state(|state| state.applied(&action, delta, &done, version, &counters, &self.config));
+                    telemetry::applied(&action);
                     if !confirmed {
                         return Err(SessionError::new(Kind::NotDurable));
                     }
@@ -146,15 +143,15 @@ impl Slot {
         };
         Ok(match self.fetch(&successor, budget).await? {
             Loaded::Alive(record) if record.principal.as_ref() == principal => {
-                let mut state = self.state();
-                state.record = Some(record);
-                if delta.changes_attributes() {
-                    Some(Step::Apply(successor))
-                } else {
-                    state.seen = Seen::Alive(successor);
-                    state.cookie = CookieChange::Keep(successor);
-                    None
-                }
+                let to_write = delta.changes_attributes();
+                self.with_state(|state| {
+                    state.record = Some(record);
+                    if !to_write {
+                        state.seen = Seen::Alive(successor);
+                        state.cookie = CookieChange::Keep(successor);
+                    }
+                });
+                to_write.then_some(Step::Apply(successor))
             }
             Loaded::Ended { successor: Some(next), .. } => Some(Step::Follow(next)),
             Loaded::Alive(_) | Loaded::Ended { successor: None, .. } | Loaded::Absent => Some(Step::Create),

@@ -6,31 +6,29 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Applied, Attempt, Slot};
+use crate::budget::{Budget, OnDrop};
 use crate::delta::Delta;
 use crate::error::{Kind, SessionError};
+use crate::state::Update;
 
 impl Slot {
     /// Commits the attribute changes so far.
     pub(crate) async fn flush(&self) -> Result<Applied, SessionError> {
         self.presented();
+        let _events = self.send_events_at_the_end();
         let _order = self.flushing.lock().await;
-        let delta = {
-            let mut state = self.state();
+        let taken = self.with_state(|state| {
             if state.sealed {
                 return Err(SessionError::new(Kind::TooLate));
             }
-            if state.waits_for_the_answer() || !state.delta.changes_attributes() {
-                return Ok(Applied::default());
-            }
-            state.take_attribute_changes()
-        };
-        let mut in_flight = InFlight { slot: self, landed: false };
-        let outcome = self.apply(&delta, &BTreeMap::new(), &self.budget).await;
-        in_flight.note(&outcome);
-        match outcome? {
+            let nothing = state.waits_for_the_answer() || !state.delta.changes_attributes();
+            Ok((!nothing).then(|| state.take_attribute_changes()))
+        })?;
+        let Some(delta) = taken else { return Ok(Applied::default()) };
+        match self.write(&delta, &BTreeMap::new(), &self.budget).await? {
             Attempt::Applied(applied) => {
                 if !applied.counters.is_empty() {
-                    self.state().read = true;
+                    self.with_state(|state| state.read = true);
                 }
                 Ok(applied)
             }
@@ -39,58 +37,34 @@ impl Slot {
     }
 
     /// Compare-and-set: `change` turns the attribute's current bytes into the next ones, again and again until nobody was
-    /// faster.
+    /// faster. It is code of the app and may use the session, so that no lock is held while it runs.
     pub(crate) async fn update<T>(
         &self,
         name: &str,
         mut change: impl FnMut(Option<Bytes>) -> Result<(Option<Bytes>, T), SessionError>,
     ) -> Result<T, SessionError> {
-        let _order = self.turn().await;
-        let (delta, mut stored) = loop {
-            let mut state = self.state();
-            if state.sealed && state.record.is_none() {
-                return Err(SessionError::new(Kind::Gone));
-            }
-            if state.starts_another() {
-                // The session that this would be compared with does not exist yet; only this request changes what it will be.
-                let before = state.overlay(name);
-                // `change` is foreign code, and may look at the session itself.
-                drop(state);
-                let (value, out) = change(before.clone())?;
-                let mut state = self.open()?;
-                if state.overlay(name) == before && state.starts_another() {
-                    state.delta.assign(name, value);
-                    return Ok(out);
-                }
-                continue;
-            }
-            let stored = state.record.as_ref().and_then(|record| record.attributes.get(name).cloned());
-            break (state.take_attribute_changes(), stored);
-        };
-        let mut in_flight = InFlight { slot: self, landed: false };
+        let _events = self.send_events_at_the_end();
+        let mut order = self.turn().await;
+        let _counted = self.count_update();
         let late = self.late_budget();
         let budget = late.as_ref().unwrap_or(&self.budget);
         let mut paused = Duration::ZERO;
         for tries in 0..MAX_UPDATE_TRIES {
-            let before = delta.overlay(name, stored.clone());
-            let (value, out) = match change(before) {
-                Ok(changed) => changed,
-                Err(error) => {
-                    // Nothing was sent: what was taken out to be written along goes back.
-                    in_flight.landed = true;
-                    self.state().put_back(delta);
-                    return Err(error);
-                }
+            let before = self.with_state(|state| state.before_update(name))?;
+            drop(order);
+            let (value, out) = change(before.clone())?;
+            // The answer's commit waits for this one, so that its turn would never come.
+            order = self.flushing.lock().await;
+            let attempt = match self.with_state(|state| state.begin_update(name, before, value))? {
+                Update::Written => return Ok(out),
+                // Something else in this request did; it has ended, so that there is nothing to wait for.
+                Update::Changed => continue,
+                Update::Write(attempt) => attempt,
             };
-            let mut attempt = delta.clone();
-            attempt.assign(name, value);
-            self.state().in_flight = attempt.clone();
-            let conditions = BTreeMap::from([(name.to_owned(), stored.clone())]);
-            let outcome = self.apply(&attempt, &conditions, budget).await;
-            in_flight.note(&outcome);
-            match outcome? {
+            let conditions = BTreeMap::from([(name.to_owned(), attempt.stored)]);
+            match self.write(&attempt.delta, &conditions, budget).await? {
                 Attempt::Applied(_) => return Ok(out),
-                Attempt::Lost(current) => stored = current,
+                Attempt::Lost(current) => self.with_state(|state| state.lost_update(name, current, attempt.others)),
             }
             let pause = update_pause(tries);
             paused += pause;
@@ -101,8 +75,51 @@ impl Slot {
             tokio::time::sleep(pause).await;
         }
         let contended = SessionError::new(Kind::Contended(name.to_owned()));
-        in_flight.note(&Err(contended.clone()));
+        let before = self.with_state(|state| {
+            let _dropped = state.take_attribute_changes();
+            state.fail(&contended)
+        });
+        drop(before);
         Err(contended)
+    }
+
+    /// Writes what was taken out of the state for that.
+    async fn write(
+        &self,
+        delta: &Delta,
+        conditions: &BTreeMap<String, Option<Bytes>>,
+        budget: &Budget,
+    ) -> Result<Attempt, SessionError> {
+        let mut in_flight = InFlight { slot: self, landed: false };
+        let outcome = self.apply(delta, conditions, budget).await;
+        in_flight.land(&outcome);
+        outcome
+    }
+
+    /// Says that an update is on its way that the answer must wait for, unless that is out already.
+    fn count_update(&self) -> Option<impl Drop + use<'_>> {
+        let counted = self.with_state(|state| {
+            state.updates += usize::from(!state.sealed);
+            !state.sealed
+        });
+        counted.then(|| {
+            OnDrop(|| {
+                self.with_state(|state| state.updates -= 1);
+                self.updated.notify_one();
+            })
+        })
+    }
+
+    /// For the answer's commit: after the updates that were on their way before.
+    pub(super) async fn order_after_updates(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        loop {
+            let order = self.flushing.lock().await;
+            if self.with_state(|state| state.updates) == 0 {
+                return order;
+            }
+            drop(order);
+            self.updated.notified().await;
+        }
     }
 }
 
@@ -116,30 +133,27 @@ fn update_pause(tries: u32) -> Duration {
     Duration::from_micros(u64::from(u16::from_ne_bytes(crate::id::random_bytes())) * most / u64::from(u16::MAX))
 }
 
-/// A flush on its way. If it is dropped there, by a timeout of the handler's, say, nobody knows whether it was applied, and the
-/// request's answer must not claim that it was.
+/// Changes on their way to the store. If this is dropped there, by a timeout of the handler's, say, nobody knows whether they were
+/// applied, and the request's answer must not claim that they were.
 struct InFlight<'a> {
     slot: &'a Slot,
     landed: bool,
 }
 
 impl InFlight<'_> {
-    fn note(&mut self, outcome: &Result<Attempt, SessionError>) {
-        let mut state = self.slot.state();
-        match outcome {
-            // Still on its way: the next attempt takes it along.
-            Ok(Attempt::Lost(_)) => return,
-            Ok(Attempt::Applied(_)) => state.in_flight = Delta::default(),
-            Err(error) => state.fail(error),
-        }
+    fn land(&mut self, outcome: &Result<Attempt, SessionError>) {
         self.landed = true;
+        match outcome {
+            Ok(_) => self.slot.with_state(|state| state.in_flight = Delta::default()),
+            Err(error) => drop(self.slot.with_state(|state| state.fail(error))),
+        }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if !self.landed {
-            self.slot.state().fail(&SessionError::unavailable(None));
+            drop(self.slot.with_state(|state| state.fail(&SessionError::unavailable(None))));
         }
     }
 }

@@ -2,29 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
-use axum::routing::post;
 use serde_json::{Value, json};
-use session_layer::{Attribute, Session, SessionError};
+use session_layer::{Attribute, Session};
 
-use crate::fixture::{Answer, Browser, TestStore, layer, setup};
+use crate::fixture::{handle, setup};
 
 const VISITS: Attribute<u64> = Attribute::new("visits");
 const NAME: Attribute<String> = Attribute::new("name");
 const ITEMS: Attribute<Vec<String>> = Attribute::new("items");
-
-/// Runs a handler of the test's own in the browser's session.
-async fn handle<F, T>(store: &TestStore, browser: &Browser, handler: F) -> Answer
-where
-    F: FnOnce(Session) -> T + Clone + Send + Sync + 'static,
-    T: Future<Output = Result<(), SessionError>> + Send,
-{
-    let app = Router::new().route("/run", post(handler)).layer(layer(store).build().unwrap());
-    let response = tower::ServiceExt::oneshot(app, browser.request("/run", "")).await.unwrap();
-    let answer = Answer::read(response).await;
-    browser.receive(&answer);
-    answer
-}
 
 #[tokio::test]
 async fn attributes_are_typed_once_or_named_by_text() {

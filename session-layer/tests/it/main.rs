@@ -23,6 +23,7 @@ mod late; // after the head: streams, WebSockets
 mod late_window; // what a request gets that arrives after the end of its session
 mod layers; // where the layer goes among others
 mod leaks; // clients that go leave nothing behind
+mod locks; // the app's code never runs under one
 mod login; // logging in and out
 mod model; // stores and sessions against plain maps
 mod parallel; // P2: requests of one session at the same time
