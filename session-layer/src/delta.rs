@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::error::{Kind, Limit, SessionError};
+use crate::error::{Kind, SessionError};
 use crate::record::Attributes;
 
 /// What is to happen to one attribute.
@@ -225,13 +225,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), SessionError> {
 pub(crate) fn check_principal(principal: &str) -> Result<(), SessionError> {
     let valid = (1..=256).contains(&principal.len()) && !principal.chars().any(char::is_control);
     if valid { Ok(()) } else { Err(SessionError::new(Kind::InvalidPrincipal)) }
-}
-
-pub(crate) fn check_value(name: &str, value: &Bytes, limits: &Limits) -> Result<(), SessionError> {
-    if value.len() > limits.value_bytes {
-        return Err(SessionError::new(Kind::Limit(Limit::Value(name.to_owned()))));
-    }
-    Ok(())
 }
 
 /// How large a session may become; see the builder for the defaults.
@@ -486,14 +479,6 @@ mod tests {
         }
         for principal in ["", "a\nb", "\u{85}", &"x".repeat(257)] {
             assert!(check_principal(principal).is_err(), "{principal:?}");
-        }
-    }
-
-    #[test]
-    fn a_value_may_be_as_long_as_the_limit() {
-        let limits = Limits { value_bytes: 4, ..Limits::default() };
-        for (text, fits) in [("1", true), ("1234", true), ("12345", false)] {
-            assert_eq!(check_value("a", &Bytes::from_static(text.as_bytes()), &limits).is_ok(), fits, "{text}");
         }
     }
 

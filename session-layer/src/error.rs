@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::store::StoreError;
+use crate::value::InvalidValue;
 
 /// Why a session could not be read or changed.
 ///
@@ -40,7 +41,7 @@ pub(crate) enum Kind {
     Limit(Limit),
     InvalidName,
     InvalidPrincipal,
-    InvalidValue(String),
+    InvalidValue(String, InvalidValue),
     Unreadable(String),
     TooManySessions,
     NotDurable,
@@ -140,9 +141,17 @@ impl SessionError {
         self.kind == Kind::InvalidName
     }
 
-    /// The value does not serialise, or is not JSON. 422.
+    /// The value cannot be stored so that it reads back equal; [`invalid_value`](Self::invalid_value) says why. 422.
     pub fn is_invalid_value(&self) -> bool {
-        matches!(self.kind, Kind::InvalidValue(_))
+        self.invalid_value().is_some()
+    }
+
+    /// Returns why a value was refused, if this is such an error.
+    pub fn invalid_value(&self) -> Option<InvalidValue> {
+        match self.kind {
+            Kind::InvalidValue(_, reason) => Some(reason),
+            _ => None,
+        }
     }
 
     /// This one attribute does not read as the type asked for; its bytes are kept. 500, unless the handler knows better.
@@ -168,7 +177,7 @@ impl SessionError {
                 StatusCode::CONFLICT
             }
             Kind::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Kind::InvalidName | Kind::InvalidPrincipal | Kind::InvalidValue(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::InvalidName | Kind::InvalidPrincipal | Kind::InvalidValue(..) => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Unreadable(_) | Kind::TooLate | Kind::MissingLayer(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -197,7 +206,7 @@ impl fmt::Display for SessionError {
                 f.write_str("an attribute name has 1 to 128 bytes, no control characters, and does not start with `@`")
             }
             Kind::InvalidPrincipal => f.write_str("a principal has 1 to 256 bytes and no control characters"),
-            Kind::InvalidValue(name) => write!(f, "the value for attribute {name:?} cannot be written as JSON"),
+            Kind::InvalidValue(name, reason) => write!(f, "the value for attribute {name:?} is refused: {reason}"),
             Kind::Unreadable(name) => write!(f, "attribute {name:?} does not read as the type asked for"),
             Kind::TooManySessions => f.write_str("this account has as many sessions as allowed; end one of them first"),
             Kind::NotDurable => f.write_str("it was done, but no replica of the session store confirmed it in time"),

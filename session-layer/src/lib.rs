@@ -63,6 +63,9 @@ pub use principals::{PrincipalSession, Sessions};
 mod attribute; // names and types of attributes
 pub use attribute::{Attribute, Fits, Named, Reads, Takes};
 
+mod value; // what is stored of a value, and which values are refused
+pub use value::InvalidValue;
+
 mod error; // what can go wrong, with questions to ask it
 pub use error::{Limit, SessionError};
 

@@ -13,8 +13,8 @@ use crate::commit::{CommitId, Revocation, Revoke};
 use crate::error::{Kind, SessionError};
 use crate::id::SessionHandle;
 use crate::layer::Config;
-use crate::session::parse;
 use crate::store::Listed;
+use crate::value::parse;
 
 /// The sessions of principals, from [`SessionLayer::sessions`](crate::SessionLayer::sessions). A cheap clone.
 ///
@@ -143,7 +143,8 @@ impl PrincipalSession {
     ///
     /// When what is stored does not read as `T`.
     pub fn get<T: DeserializeOwned>(&self, name: impl Reads<T>) -> Result<Option<T>, SessionError> {
-        parse(name.attribute_name(), self.raw(name.attribute_name()))
+        let name = name.attribute_name();
+        parse(name, self.raw(name))
     }
 
     /// The JSON text of an attribute of it as it is stored.

@@ -8,14 +8,15 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use crate::attribute::{Named, Reads, Takes};
-use crate::delta::{Delta, check_name, check_principal, check_value};
-use crate::error::{Kind, SessionError};
+use crate::delta::{Delta, check_name, check_principal};
+use crate::error::SessionError;
 use crate::id::{SessionHandle, SessionId};
 use crate::slot::{Applied, Slot};
 use crate::state::State;
+use crate::value::{checked_json, parse, to_json};
 
 /// The kind of session that a program with one session layer has.
 pub enum DefaultSession {}
@@ -309,13 +310,12 @@ impl<K> Session<K> {
     {
         let name = name.attribute_name();
         check_name(name)?;
-        let limits = self.slot.config().limits;
+        let longest = self.slot.config().limits.value_bytes;
         self.slot
             .update(name, |stored| {
                 let mut value = parse(name, stored)?;
                 let out = change(&mut value);
-                let json = value.map(|value| serialise(name, &value)).transpose()?;
-                json.iter().try_for_each(|json| check_value(name, json, &limits))?;
+                let json = value.map(|value| to_json(name, &value, longest)).transpose()?;
                 Ok((json, out))
             })
             .await
@@ -481,21 +481,13 @@ impl<K> LazySession<K> {
 
 fn insert<V: Serialize>(slot: &Slot, name: &str, value: &V) -> Result<(), SessionError> {
     check_name(name)?;
-    set(slot, name, serialise(name, value)?)
+    let json = to_json(name, value, slot.config().limits.value_bytes)?;
+    slot.change(|delta| delta.set(name, json))
 }
 
 fn insert_json(slot: &Slot, name: &str, json: &[u8]) -> Result<(), SessionError> {
     check_name(name)?;
-    let is_json = std::str::from_utf8(json).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
-    if !is_json {
-        return Err(SessionError::new(Kind::InvalidValue(name.to_owned())));
-    }
-    // A copy: the text may be a part of a buffer that is much larger, and that buffer's `Drop` may be anybody's code.
-    set(slot, name, Bytes::copy_from_slice(json))
-}
-
-fn set(slot: &Slot, name: &str, json: Bytes) -> Result<(), SessionError> {
-    check_value(name, &json, &slot.config().limits)?;
+    let json = checked_json(name, json, slot.config().limits.value_bytes)?;
     slot.change(|delta| delta.set(name, json))
 }
 
@@ -511,16 +503,6 @@ fn remove(slot: &Slot, name: &str) -> Result<bool, SessionError> {
 fn increment(slot: &Slot, name: &str, by: i64) -> Result<(), SessionError> {
     check_name(name)?;
     slot.change(|delta| delta.add(name, by))?
-}
-
-fn serialise<V: Serialize>(name: &str, value: &V) -> Result<Bytes, SessionError> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|_| SessionError::new(Kind::InvalidValue(name.to_owned())))
-}
-
-pub(crate) fn parse<T: DeserializeOwned>(name: &str, json: Option<Bytes>) -> Result<Option<T>, SessionError> {
-    json.map(|json| serde_json::from_slice(&json))
-        .transpose()
-        .map_err(|_| SessionError::new(Kind::Unreadable(name.to_owned())))
 }
 
 macro_rules! handle {

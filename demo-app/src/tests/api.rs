@@ -54,7 +54,11 @@ async fn put_creates_and_replaces_whatever_the_content_type() {
         .await
         .with_status(StatusCode::NO_CONTENT);
     let session = browser.api(Method::GET, "/api/session", "").await;
-    assert!(session.body.contains(r#""big": 12345678901234567890123"#), "kept digit by digit: {}", session.body);
+    assert!(
+        session.body.contains(r#"{"r":0.10,"big":12345678901234567890123}"#),
+        "kept digit by digit: {}",
+        session.body
+    );
     let as_form = browser.post("/api/session/attributes/number", "").await.with_status(StatusCode::METHOD_NOT_ALLOWED);
     assert!(as_form.header("allow").unwrap().contains("PUT"));
 }
@@ -80,6 +84,14 @@ async fn put_refuses_what_it_cannot_keep() {
         assert_eq!((answer.status.as_u16(), answer.set_cookie()), (status, None), "{path}");
         assert_eq!(answer.json()["status"], status, "{path}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    }
+    // Nothing is stored that could not be read again, and the answer says why.
+    for (body, reason) in
+        [("1e999", "64-bit float"), ("\"\\ud800\"", "surrogate"), ("{\"a\":1,\"a\":2}", "the same key twice")]
+    {
+        let answer = browser.api(Method::PUT, COLOUR, body).await.with_status(StatusCode::UNPROCESSABLE_ENTITY);
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("\"colour\"") && detail.contains(reason), "{detail}");
     }
     // Bytes that are not UTF-8 are no JSON.
     let answer = browser.api(Method::PUT, COLOUR, &b"\"\xff\""[..]).await;

@@ -196,7 +196,7 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
-    /// The longest value of an attribute, in bytes of JSON. Default: 64 KiB.
+    /// The longest value of an attribute, in bytes of JSON as it is stored: without whitespace. Default: 64 KiB.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.value_bytes = bytes;
         self

@@ -73,12 +73,13 @@ async fn an_attribute_that_does_not_read_is_a_typed_error_for_that_one_alone_and
 }
 
 #[tokio::test]
-async fn a_value_keeps_its_bytes_to_the_last_one() {
+async fn a_value_keeps_its_bytes_but_for_whitespace() {
     let (store, browser) = setup();
-    let text = " {\"b\" : 1e2,\n\"a\": [ 1.0 , \"\\u00e9\" ],\"b\":2} ";
+    let text = " {\"b\" : 1e2,\n\"a\": [ 1.0 , \"\\u00e9 x\" ],\"c\":\t0.10} ";
+    let compact = "{\"b\":1e2,\"a\":[1.0,\"\\u00e9 x\"],\"c\":0.10}";
     handle(&store, &browser, move |session: Session| async move { session.insert_json("raw", text) }).await.expect(200);
     handle(&store, &browser, move |session: Session| async move {
-        assert_eq!(session.raw("raw").unwrap(), text);
+        assert_eq!(session.raw("raw").unwrap(), compact);
         Ok(())
     })
     .await
@@ -153,4 +154,29 @@ async fn versions_of_an_app_side_by_side_keep_each_others_attributes() {
         .expect(200);
     }
     browser.run("get visits; get visits.v2").await.says("3 {\"count\":3,\"pages\":[\"/\"]}");
+}
+
+#[tokio::test]
+async fn what_another_version_stored_and_cannot_be_read_is_a_typed_error() {
+    use session_layer::store::{Action, Change, Commit, Reply, SessionStore};
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    for stored in ["1e999", "\"\\ud800\"", "{", "", "\u{0}", &deep] {
+        let (store, browser) = setup();
+        let id = browser.run("insert other 1; flush; id").await.body;
+        let id = session_layer::SessionId::decode(&id).unwrap();
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        let mut commit = Commit::new(Action::Apply(id), deadline);
+        commit.changes.insert("bad".to_owned(), Change::Set(stored.to_owned().into()));
+        assert!(matches!(store.memory.commit(&commit).await.unwrap(), Reply::Applied { .. }));
+        handle(&store, &browser, |session: Session| async move {
+            assert!(session.get::<Value>("bad").unwrap_err().is_unreadable());
+            let update = session.update("bad", |bad: &mut Option<Value>| *bad = None).await;
+            assert!(update.unwrap_err().is_unreadable());
+            assert_eq!(session.get::<u8>("other")?, Some(1));
+            session.insert("bad", "good")
+        })
+        .await
+        .expect(200);
+        browser.run("get bad").await.says("\"good\"");
+    }
 }

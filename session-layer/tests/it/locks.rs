@@ -1,9 +1,8 @@
 //! No code of the app runs while a session's lock is held: whatever it is that the library calls, it may use the session.
 //!
-//! Each test has the library call a [`probe`], which uses the session from another thread and waits for that. Were the lock held, the
+//! Each test has the library call a `probe`, which uses the session from another thread and waits for that. Were the lock held, the
 //! probe would give up and panic; the lock is released as the panic goes through it, so that nothing hangs.
 
-use std::cell::{Cell, RefCell};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -15,55 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use session_layer::store::StoreError;
 use session_layer::{LazySession, Named, Reads, Session, SessionError, SessionLayerBuilder, Takes};
 
+use crate::fixture::probe::{expect_probes, forget_probes, probe, probe_commits, probes, watch};
 use crate::fixture::{Answer, Browser, Call, Captured, Fault, TestStore, handle, layer, setup};
-
-thread_local! {
-    /// What the probes of this thread use.
-    static SESSION: RefCell<Option<LazySession>> = const { RefCell::new(None) };
-    static PROBES: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Uses the session from another thread. If that does not return, the session's lock is held.
-fn probe() {
-    try_out(|session| {
-        session.is_presented();
-        let _ = session.insert("probed", 1);
-    });
-}
-
-/// The same with what needs the lock that keeps commits in order.
-fn probe_commits() {
-    try_out(|session| {
-        let _ = session.insert("probed", 1);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let _ = runtime.block_on(session.flush());
-    });
-}
-
-fn try_out(act: impl FnOnce(LazySession) + Send + 'static) {
-    let Some(session) = SESSION.with_borrow(Clone::clone) else { return };
-    let (done, is_done) = mpsc::channel();
-    std::thread::spawn(move || {
-        act(session);
-        let _ = done.send(());
-    });
-    // No measure of speed: when a lock is held, nothing else ever ends this.
-    let outcome = is_done.recv_timeout(Duration::from_secs(20));
-    assert!(outcome.is_ok(), "a lock of the session is held while code of the app runs");
-    PROBES.set(PROBES.get() + 1);
-}
-
-/// From here on probes of this thread use this session.
-fn watch(session: &LazySession) {
-    PROBES.set(0);
-    SESSION.set(Some(session.clone()));
-}
-
-#[track_caller]
-fn expect_probes(most: usize) {
-    SESSION.set(None);
-    assert!((1..=most).contains(&PROBES.get()), "{} probes ran", PROBES.get());
-}
 
 /// Runs a handler whose session the probes use; they must run.
 async fn probing<F, T>(store: &TestStore, browser: &Browser, handler: F) -> Answer
@@ -251,8 +203,8 @@ async fn names_are_asked_for_without_a_lock() {
         lazy.remove(Text("name"))?;
         lazy.insert_json(Text("name"), "1")?;
         session.update(Text("name"), |_: &mut Option<u8>| ()).await?;
-        assert!(PROBES.get() > 20);
-        PROBES.set(1);
+        assert!(probes() > 20);
+        forget_probes();
         Ok(())
     };
     probing(&store, &browser, handler).await.expect(200);
@@ -269,8 +221,8 @@ async fn buffers_are_made_and_dropped_without_a_lock() {
         session.remove("json")?;
         session.insert_json("json", Text("3"))?;
         session.clear()?;
-        assert!(PROBES.get() >= 10);
-        PROBES.set(1);
+        assert!(probes() >= 10);
+        forget_probes();
         Ok(())
     };
     probing(&store, &browser, handler).await.expect(200);

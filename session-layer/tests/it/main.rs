@@ -26,6 +26,7 @@ mod leaks; // clients that go leave nothing behind
 mod locks; // the app's code never runs under one
 mod login; // logging in and out
 mod model; // stores and sessions against plain maps
+mod null; // what a stored `None` is
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model
@@ -35,3 +36,4 @@ mod simulation; // every interleaving, from a seed
 mod spoilt; // what is stored is no session
 mod tidy; // what a search can check
 mod timeouts; // how sessions end by themselves
+mod values; // what is accepted reads back equal

@@ -145,9 +145,9 @@ pub async fn counters_are_exact_up_to_18_digits(store: Arc<impl SessionStore>) {
 
 /// Byte for byte, and an empty value is not an absent one.
 pub async fn a_condition_compares_bytes(store: Arc<impl SessionStore>) {
-    let id = create_with(&store, &[("a", "{\"x\": 1}"), ("empty", ""), ("plus", "+"), ("minus", "-")]).await;
-    let holds =
-        [("a", Some("{\"x\": 1}")), ("empty", Some("")), ("plus", Some("+")), ("minus", Some("-")), ("b", None)];
+    let stored = [("a", "{\"x\": 1}"), ("empty", ""), ("plus", "+"), ("minus", "-"), ("null", "null")];
+    let id = create_with(&store, &stored).await;
+    let holds = stored.map(|(name, value)| (name, Some(value))).into_iter().chain([("b", None)]);
     let mut commit = apply(id).set("done", "1");
     for (name, expected) in holds {
         commit = commit.when(name, expected);
@@ -161,6 +161,8 @@ pub async fn a_condition_compares_bytes(store: Arc<impl SessionStore>) {
         ("plus", Some(""), Some("+")),
         ("b", Some(""), None),
         ("b", Some("-"), None),
+        ("null", None, Some("null")),
+        ("b", Some("null"), None),
     ] {
         let reply = apply(id).when(name, expected).reply(&store).await;
         let current = current.map(|value| Bytes::from_static(value.as_bytes()));
