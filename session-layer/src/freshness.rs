@@ -16,6 +16,9 @@ use crate::record::{Record, Version};
 use crate::signature::{HmacSha256, keyed, length};
 use crate::transport::Cookie;
 
+/// What the name of a token's cookie ends with; before it is that of the session's. No layer's own cookie may end so.
+pub(crate) const SUFFIX: &str = "-v";
+
 const FORMAT: u8 = 2;
 const SIGNED_LEN: usize = 1 + 8 + 8;
 /// Half of the MAC: what a forger gains is a question to the master, or a copy that is a second older than it might be.
@@ -50,7 +53,7 @@ impl Tokens {
         let keyed = |secret: &[u8]| keyed(&info, secret);
         let signing = keyed(secret);
         let accepted = std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(secret))).collect();
-        Self { cookie: Cookie { name: format!("{}-v", cookie.name), ..cookie.clone() }, signing, accepted }
+        Self { cookie: Cookie { name: format!("{}{SUFFIX}", cookie.name), ..cookie.clone() }, signing, accepted }
     }
 
     /// The newest token for this ID in all `Cookie` headers of a request.

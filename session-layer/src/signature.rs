@@ -19,6 +19,26 @@ const SIGNED_LEN: usize = 1 + SessionId::LEN + MAC_LEN;
 /// How long a signed value is as base64url; anything else is refused before it is decoded.
 pub(crate) const ENCODED_LEN: usize = (SIGNED_LEN * 4).div_ceil(3);
 
+/// Which kind of session a layer gives its requests.
+///
+/// A type has no name that stays the same for sure: that of [`type_name`](std::any::type_name) may change with the compiler, and then a
+/// deploy would log everybody out. So a kind is known by the name of its cookie, which the builder requires to be its own; this tells it
+/// from the default kind where that has the same name all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LayerKind {
+    Default,
+    Other,
+}
+
+impl LayerKind {
+    fn purpose(self) -> &'static [u8] {
+        match self {
+            Self::Default => b"session ID\0",
+            Self::Other => b"session ID of another kind\0",
+        }
+    }
+}
+
 pub(crate) type HmacSha256 = Hmac<Sha256>;
 
 /// Signs with one secret and accepts several, so that secrets rotate without logging anybody out: deploy the new one as
@@ -29,11 +49,12 @@ pub(crate) struct Signer {
 }
 
 impl Signer {
-    /// `cookie_name` is part of what is signed: the cookie of one layer opens nothing under another layer's name.
-    pub(crate) fn new(cookie_name: &str, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
+    /// `kind` and `cookie_name` are part of what is signed: the cookie of one layer opens nothing under another layer's name, nor in a
+    /// layer of another kind that was given the same name.
+    pub(crate) fn new(kind: LayerKind, cookie_name: &str, secret: &[u8], accepted: &[Vec<u8>]) -> Self {
         let keyed = |secret: &[u8]| {
             let mut mac = keyed(&[b"session-layer: cookie signing key"], secret);
-            mac.update(b"session ID\0");
+            mac.update(kind.purpose());
             // The length keeps the name from running into what follows.
             mac.update(&length(cookie_name));
             mac.update(cookie_name.as_bytes());
@@ -92,7 +113,7 @@ mod tests {
 
     fn signer(secret: &[u8], accepted: &[&[u8]]) -> Signer {
         let accepted: Vec<_> = accepted.iter().map(|secret| secret.to_vec()).collect();
-        Signer::new("session", secret, &accepted)
+        Signer::new(LayerKind::Default, "session", secret, &accepted)
     }
 
     #[test]
@@ -141,8 +162,19 @@ mod tests {
 
     #[test]
     fn the_cookie_of_another_name_opens_nothing() {
-        let value = Signer::new("admin", NEW, &[]).sign(&SessionId::random());
+        let value = Signer::new(LayerKind::Default, "admin", NEW, &[]).sign(&SessionId::random());
         assert_eq!(signer(NEW, &[]).verify(value.as_bytes()), None);
+    }
+
+    #[test]
+    fn the_cookie_of_another_kind_opens_nothing_under_the_same_name() {
+        let [visitor, admin] =
+            [LayerKind::Default, LayerKind::Other].map(|kind| Signer::new(kind, "session", NEW, &[]));
+        let id = SessionId::random();
+        for (ours, others) in [(&visitor, &admin), (&admin, &visitor)] {
+            assert_eq!(ours.verify(ours.sign(&id).as_bytes()), Some(id));
+            assert_eq!(ours.verify(others.sign(&id).as_bytes()), None);
+        }
     }
 
     #[test]

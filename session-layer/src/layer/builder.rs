@@ -1,5 +1,6 @@
 //! The settings of a layer: one setter for each, with what it costs.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,10 @@ use std::time::Duration;
 use http::StatusCode;
 use http::response::Parts;
 
-use super::config_error::{ConfigError, check_late_window, check_longest, check_secret, check_timeouts, cookie_error};
+use super::config_error::{
+    ConfigError, DEFAULT_NAME, DEVELOPMENT_NAME, check_late_window, check_longest, check_name, check_secret,
+    check_timeouts, cookie_error,
+};
 use super::{CommitWhen, Config, OnEvent, SessionLayer};
 use crate::budget::Waiters;
 use crate::commit::{AboveLimit, Lifetimes, SessionLimit};
@@ -15,7 +19,7 @@ use crate::delta::Limits;
 use crate::event::SessionEvent;
 use crate::freshness::Tokens;
 use crate::session::DefaultSession;
-use crate::signature::Signer;
+use crate::signature::{LayerKind, Signer};
 use crate::store::{ErasedStore, SessionStore};
 use crate::telemetry;
 use crate::transport::{Cookie, SameSite};
@@ -34,6 +38,7 @@ struct Settings {
     accepted_secrets: Vec<Vec<u8>>,
     cookie_name: Option<String>,
     realm: Option<String>,
+    layer_kind: LayerKind,
     cookie_domain: Option<String>,
     cookie_path: String,
     same_site: SameSite,
@@ -61,6 +66,7 @@ impl SessionLayerBuilder {
             accepted_secrets: Vec::new(),
             cookie_name: None,
             realm: None,
+            layer_kind: LayerKind::Default,
             cookie_domain: None,
             cookie_path: "/".to_owned(),
             same_site: SameSite::default(),
@@ -102,7 +108,8 @@ impl<K> SessionLayerBuilder<K> {
     }
 
     /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
-    /// (RFC 6265bis, section 4.1.3); in development mode `session`.
+    /// (RFC 6265bis, section 4.1.3); in development mode `session`. A name must not end with `-v`, as that of the second cookie does
+    /// which [`rollback_detection`](Self::rollback_detection) and copies need.
     pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
         self.settings.cookie_name = Some(name.into());
         self
@@ -303,7 +310,9 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
-    /// Makes this the layer of [`Session<Other>`](crate::Session), so that an app can have two, each with its own cookie name.
+    /// Makes this the layer of [`Session<Other>`](crate::Session), so that an app can have two. It needs a
+    /// [cookie name](Self::cookie_name) of its own: with one cookie between them, each login in one layer would end that in the other. No
+    /// cookie of the default kind opens a session of another kind, even under the same name and secret.
     ///
     /// ```
     /// use session_layer::{Session, SessionLayer, store::MemoryStore};
@@ -319,7 +328,9 @@ impl<K> SessionLayerBuilder<K> {
     /// async fn handler(visitor: Session, admin: Session<Admin>) {}
     /// # Ok::<(), session_layer::ConfigError>(())
     /// ```
-    pub fn kind<Other>(self) -> SessionLayerBuilder<Other> {
+    pub fn kind<Other: 'static>(mut self) -> SessionLayerBuilder<Other> {
+        let is_default = TypeId::of::<Other>() == TypeId::of::<DefaultSession>();
+        self.settings.layer_kind = if is_default { LayerKind::Default } else { LayerKind::Other };
         SessionLayerBuilder { settings: self.settings, kind: PhantomData }
     }
 
@@ -353,7 +364,11 @@ impl<K> SessionLayerBuilder<K> {
         if settings.session_limit.is_some_and(|limit| limit.most == 0) {
             return Err(ConfigError::new("max_sessions_per_principal", "must be at least 1, or nobody can log in"));
         }
-        let default_name = if settings.development { "session" } else { "__Host-session" };
+        let default_name = if settings.development { DEVELOPMENT_NAME } else { DEFAULT_NAME };
+        check_name(settings.layer_kind, settings.cookie_name.as_deref())?;
+        if settings.realm.as_ref().is_some_and(String::is_empty) {
+            return Err(ConfigError::new("realm", "must not be empty; leave it out for the cookie's name"));
+        }
         let cookie = Cookie {
             name: settings.cookie_name.unwrap_or_else(|| default_name.to_owned()),
             domain: settings.cookie_domain,
@@ -376,7 +391,7 @@ impl<K> SessionLayerBuilder<K> {
             copies,
             on_event: settings.on_event,
             store: settings.store,
-            signer: Signer::new(&cookie.name, &secret, &settings.accepted_secrets),
+            signer: Signer::new(settings.layer_kind, &cookie.name, &secret, &settings.accepted_secrets),
             realm: settings.realm.unwrap_or_else(|| cookie.bare_name().to_owned()).into(),
             cookie,
             lifetimes: Lifetimes { idle_timeout: settings.idle_timeout, absolute_timeout: settings.absolute_timeout },

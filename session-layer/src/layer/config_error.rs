@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::signature::MIN_SECRET_LEN;
+use crate::freshness;
+use crate::signature::{LayerKind, MIN_SECRET_LEN};
 use crate::store::TOMBSTONE_LIFETIME;
 use crate::transport::CookieFault;
 
@@ -65,6 +66,29 @@ pub(super) fn check_late_window(window: Option<Duration>, budget: Duration) -> R
         return Err(ConfigError::new("late_window", problem));
     }
     Ok(window)
+}
+
+/// The cookie's name where none is given.
+pub(super) const DEFAULT_NAME: &str = "__Host-session";
+/// The same in development mode, where no browser would take the other.
+pub(super) const DEVELOPMENT_NAME: &str = "session";
+
+/// Checks that no other layer has a cookie of this name.
+pub(super) fn check_name(kind: LayerKind, given: Option<&str>) -> Result<(), ConfigError> {
+    let is_default = given.is_none_or(|name| [DEFAULT_NAME, DEVELOPMENT_NAME].contains(&name));
+    if kind == LayerKind::Other && is_default {
+        return Err(ConfigError::new(
+            "cookie_name",
+            "is that of the default layer, and a layer of another kind needs one of its own; give it one, such as `__Host-admin`",
+        ));
+    }
+    if given.is_some_and(|name| name.ends_with(freshness::SUFFIX)) {
+        return Err(ConfigError::new(
+            "cookie_name",
+            "ends with `-v`, as the second cookie of another layer may, which tells what its browser has seen; choose another ending",
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn cookie_error(fault: CookieFault) -> ConfigError {

@@ -164,6 +164,7 @@ fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signature::LayerKind;
 
     fn cookie() -> Cookie {
         Cookie {
@@ -177,7 +178,7 @@ mod tests {
     }
 
     fn signer() -> Signer {
-        Signer::new("__Host-session", &[7; 32], &[])
+        Signer::new(LayerKind::Default, "__Host-session", &[7; 32], &[])
     }
 
     fn read(headers: &[&[u8]]) -> Option<SessionId> {
@@ -205,6 +206,23 @@ mod tests {
         }
         assert_eq!(read(&[b"a=b", b"c=d", format!("__Host-session={value}").as_bytes()]), Some(id));
         assert_eq!(read(&[format!("stray=\u{e9}\u{4e16}; __Host-session={value}").as_bytes()]), Some(id));
+    }
+
+    #[test]
+    fn a_bare_name_has_no_prefix() {
+        for (name, bare) in [
+            ("__Host-session", "session"),
+            ("__Secure-session", "session"),
+            ("__Http-session", "session"),
+            ("__Host-Http-session", "session"),
+            ("__host-session", "session"),
+            ("session", "session"),
+            ("x__Host-session", "x__Host-session"),
+            ("__Host-__Secure-s", "__Secure-s"),
+            ("__Host-", "__Host-"),
+        ] {
+            assert_eq!(Cookie { name: name.into(), ..cookie() }.bare_name(), bare);
+        }
     }
 
     #[test]

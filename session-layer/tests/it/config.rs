@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use session_layer::{SameSite, SessionLayer, SessionLayerBuilder};
+use session_layer::{DefaultSession, SameSite, SessionLayer, SessionLayerBuilder};
 
 use crate::fixture::{SECRET, TestStore, millis, minutes};
 
@@ -44,7 +44,33 @@ fn each_setting_that_cannot_be_used_is_named() {
     check("cookie_name", "`__Host-`", |layer| layer.cookie_domain("shop.example"));
     check("cookie_name", "`__Host-`", |layer| layer.development(true).cookie_name("__host-s"));
     check("cookie_name", "`__Secure-`", |layer| layer.development(true).cookie_name("__Secure-s"));
+    for name in ["x-v", "__Host-session-v", "-v"] {
+        check("cookie_name", "ends with `-v`", |layer| layer.cookie_name(name));
+    }
+    check("realm", "must not be empty", |layer| layer.realm(""));
     check("same_site", "Secure", |layer| layer.development(true).same_site(SameSite::None));
+}
+
+/// With one cookie between them, a visitor's would be an admin's.
+#[test]
+fn a_layer_of_another_kind_needs_its_own_cookie_name() {
+    struct Admin;
+    let build = |change: fn(SessionLayerBuilder) -> SessionLayerBuilder| {
+        change(SessionLayer::builder(TestStore::default()).secret(SECRET)).kind::<Admin>().build()
+    };
+    for shared in [
+        build(|layer| layer),
+        build(|layer| layer.development(true)),
+        build(|layer| layer.cookie_name("__Host-session")),
+        build(|layer| layer.cookie_name("session")),
+    ] {
+        let error = shared.expect_err("the default layer has this name");
+        assert_eq!(error.setting(), "cookie_name");
+        assert!(error.to_string().contains("a layer of another kind needs one of its own"), "{error}");
+    }
+    build(|layer| layer.cookie_name("__Host-admin")).unwrap();
+    let default = SessionLayer::builder(TestStore::default()).secret(SECRET).kind::<DefaultSession>();
+    default.build().unwrap();
 }
 
 #[test]

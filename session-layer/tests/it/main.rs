@@ -30,6 +30,7 @@ mod null; // what a stored `None` is
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model
+mod realms; // two layers over one store
 mod secrets; // nothing prints one
 mod services; // services that are not axum's
 mod simulation; // every interleaving, from a seed

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::keys::Keys;
+use super::keys::{self, Keys};
 use super::reads::Reads;
 use super::topology::{self, Master};
 use super::url::{self, RedisUrl, Servers};
@@ -46,6 +46,9 @@ impl RedisStoreBuilder {
     }
 
     /// What all keys start with. Default: `session`. Apps that share a Redis need one each.
+    ///
+    /// No two prefixes have a key in common, also where one begins like the other: after the prefix comes `:{`, and a prefix holds no brace.
+    /// One that ends with `:principal` or `:revocation` is refused, since what it names reads as a part of another prefix's keys.
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
         self.key_prefix = key_prefix.into();
         self
@@ -117,6 +120,14 @@ impl RedisStoreBuilder {
                 "must not be empty, nor contain a control character, `{` or `}`, which mark a key's hash slot";
             return Err(ConfigError::new("key_prefix", problem));
         }
+        if let Some((of, space)) = self.key_prefix.rsplit_once(':')
+            && keys::SPACES.contains(&space)
+        {
+            let problem = format!(
+                "ends with `:{space}`, which reads as a part of the keys of prefix `{of}`; choose another ending"
+            );
+            return Err(ConfigError::new("key_prefix", problem));
+        }
         let Ok(runtime) = Handle::try_current() else {
             return Err(ConfigError::new("url", "needs a Tokio runtime to connect; call `build` inside one"));
         };
@@ -156,5 +167,29 @@ impl RedisStoreBuilder {
             ))
             .abort_handle();
         Ok(RedisStore { inner: Arc::new(Inner { url, keys, master, watched, recent, near_cache, reads, task }) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_that_reads_as_part_of_anothers_keys_is_refused() {
+        let error = |prefix: &str| RedisStoreBuilder::new("redis://h").key_prefix(prefix).build().unwrap_err();
+        for (prefix, says) in [
+            ("session:principal", "which reads as a part of the keys of prefix `session`"),
+            ("shop:session:revocation", "which reads as a part of the keys of prefix `shop:session`"),
+            ("", "must not be empty"),
+            ("a{b", "which mark a key's hash slot"),
+            ("a}", "which mark a key's hash slot"),
+            ("a\n", "control character"),
+        ] {
+            let error = error(prefix);
+            assert!(error.setting() == "key_prefix" && error.to_string().contains(says), "{prefix:?}: {error}");
+        }
+        for good in ["session", "shop:session", "principal", "session:principals", "a:principal:b"] {
+            assert_eq!(error(good).setting(), "url", "{good:?} is good, and there is no runtime here");
+        }
     }
 }

@@ -8,8 +8,8 @@
 -- KEYS  1 the session  2 the reply to this commit, if it was applied or refused before  3 the successor (only to renew)
 -- ARGV  1 what is done: `apply`; `amend`, the same with more to it; `create`, `keep`, `login`, `replace`
 --       2 deadline in microseconds of Redis' clock  3 how long to remember the reply, in milliseconds
---       4 the version that the request has seen, or nothing  5 the most attributes and bytes that a session may have
---       6 its lifetimes, as their field has them  7 what the keys of its realm's lists start with
+--       4 the version that the request has seen, or nothing  5 the most attributes and bytes that a session may have, and what the
+--       keys of its realm's lists start with  6 idle timeout  7 absolute timeout, or nothing
 --       all but `apply`: 8 whether all attributes go  9 how many versions to remember  10 how many conditions
 --       but for `amend`: 11 principal  12 created  13 how long a tombstone lasts  14 what it names
 --       15 the most sessions that a principal may have  16 whether the oldest end above that
@@ -61,7 +61,8 @@ end
 
 local have, reserved = {}, 0
 local created, began, version, size, lifetimes, principal_before, history, left
-local idle, absolute = string.match(argv[6], '^(%d+) ?(%d*)$')
+local idle, absolute = argv[6], argv[7]
+local lifetimes_after = idle .. ' ' .. absolute
 if action == 'create' then
   if redis.call('EXISTS', KEYS[1]) == 1 then
     return 'O'
@@ -114,7 +115,7 @@ else
       return 'N'
     end
   end
-  if lifetimes ~= argv[6] and not string.find(lifetimes, '^%d+$') and not string.find(lifetimes, '^%d+ %d+$') then
+  if lifetimes ~= lifetimes_after and not string.find(lifetimes, '^%d+ %d*$') then
     return 'N'
   end
   if absolute ~= '' and not begins then
@@ -167,10 +168,10 @@ end
 local set, sets = { '@v', version, false, false }, 2
 if fresh then
   local name = string.sub(KEYS[3] or KEYS[1], -8)
-  set, sets = { '@v', version, '@c', argv[12], '@b', began, '@i', argv[6], '@n', name }, 10
+  set, sets = { '@v', version, '@c', argv[12], '@b', began, '@i', lifetimes_after, '@n', name }, 10
 else
-  if lifetimes ~= argv[6] then
-    set[3], set[4], sets = '@i', argv[6], 4
+  if lifetimes ~= lifetimes_after then
+    set[3], set[4], sets = '@i', lifetimes_after, 4
   end
   if KEYS[3] then
     set[sets + 1], set[sets + 2] = '@n', string.sub(KEYS[3], -8)
@@ -214,7 +215,7 @@ for i = first_change, #argv, 3 do
 end
 -- What was within the limits of an earlier setting may stay, and shrink.
 if grown > 0 or added > 0 then
-  local most_attributes, most_bytes = string.match(argv[5], '^(%d+) (%d+)$')
+  local most_attributes, most_bytes = string.match(argv[5], '^(%d+) (%d+) ')
   if grown > 0 then
     -- All fields but the session's name, which every session has; the other reserved fields follow.
     local before = fresh and 0 or redis.call('HLEN', KEYS[1]) - 1
@@ -240,13 +241,16 @@ end
 
 -- The list of a principal's sessions in a realm: a sorted set of their keys, by when the principal logged in.
 
-local key, listed_under, index = KEYS[3] or KEYS[1], principal_before, nil
+local key, listed_under, lists, index = KEYS[3] or KEYS[1], principal_before, nil, nil
+if principal_before or principal ~= '' then
+  lists = string.match(argv[5], '^%d+ %d+ (.*)$')
+end
 if starts_or_moves then
   local logs_in = begins and principal ~= ''
   if fresh or logs_in then
     listed_under = principal ~= '' and principal or nil
   end
-  index = listed_under and argv[7] .. listed_under
+  index = listed_under and lists .. listed_under
 
   local function is_alive(key)
     return redis.pcall('HEXISTS', key, '@c') == 1
@@ -285,7 +289,7 @@ if starts_or_moves then
   end
 
   if KEYS[3] and principal_before then
-    of_list('ZREM', argv[7] .. principal_before, KEYS[1])
+    of_list('ZREM', lists .. principal_before, KEYS[1])
   end
   if logs_in then
     -- Sessions that expired are still listed. Each login clears more of them away than it adds.
@@ -305,7 +309,7 @@ if starts_or_moves then
     redis.call('PEXPIRE', KEYS[1], argv[13])
   end
 elseif listed_under then
-  index = argv[7] .. listed_under
+  index = lists .. listed_under
 end
 
 -- From here on no check is left for any action.

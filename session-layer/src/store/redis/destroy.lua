@@ -34,8 +34,8 @@ if old[6] and not old[1] then
   end
   return 'E' .. redis.call('PTTL', KEYS[1]) .. ' ' .. string.sub(old[6], 9)
 end
-local idle, space, absolute = string.match(old[3] or '', '^(%d+)( ?)(%d*)$')
-if not (created and began and version and size and idle) or (space == '') ~= (absolute == '') then
+local absolute = string.match(old[3] or '', '^%d+ (%d*)$')
+if not (created and began and version and size and absolute) then
   return 'N'
 end
 if absolute ~= '' and began + absolute * 1000 <= micros then

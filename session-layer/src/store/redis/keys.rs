@@ -25,7 +25,7 @@ use crate::id::SessionHandle;
 
 /// When the session was created, in milliseconds since the epoch. "The session exists" means that this field is there.
 pub(super) const CREATED: &str = "@c";
-/// Its lifetimes in milliseconds: the idle timeout; after a space the absolute one, if there is one. In one field, so that a commit can
+/// Its lifetimes in milliseconds: the idle timeout; after a space the absolute one, or nothing if there is none. In one field, so that a commit can
 /// compare both with those of its layer at once.
 pub(super) const LIFETIMES: &str = "@i";
 /// When its principal logged in, or when it was created where nobody is logged in, in microseconds of Redis' clock: what the absolute
@@ -43,6 +43,9 @@ pub(super) const HISTORY: &str = "@h";
 pub(super) const NAME: &str = "@n";
 /// The one field of a tombstone: the tag of its key, and behind that the bytes of the successor's ID, or nothing.
 pub(super) const TOMBSTONE: &str = "@t";
+
+/// What is in the braces of keys that belong to no session.
+pub(super) const SPACES: [&str; 2] = ["principal", "revocation"];
 
 /// Makes keys.
 #[derive(Debug, Clone)]
@@ -122,8 +125,68 @@ const LONGEST_NAME: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::id::SessionId;
+
+    /// What a key is for.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Use {
+        Session(SessionHandle),
+        Commit([u8; 2], CommitId),
+        List(String, String),
+        Revocation(CommitId),
+    }
+
+    fn key(prefix: &str, of: &Use) -> Bytes {
+        let keys = Keys::new(prefix);
+        match of {
+            Use::Session(session) => keys.session(session),
+            Use::Commit(shard, commit) => keys.commit(&SessionHandle::new(*shard, [0; 32]), commit),
+            Use::List(realm, principal) => keys.list(realm, principal),
+            Use::Revocation(revocation) => keys.revocation(revocation),
+        }
+    }
+
+    /// Reads prefix and use out of a key.
+    fn read(key: &[u8]) -> Option<(String, Use)> {
+        let text = std::str::from_utf8(key).ok()?;
+        let (prefix, rest) = text.split_once(":{")?;
+        let (tag, name) = rest.split_once("}:")?;
+        let commit = |name: &str| Some(CommitId(URL_SAFE_NO_PAD.decode(name).ok()?.try_into().ok()?));
+        let of = match tag {
+            "principal" => {
+                let (length, rest) = name.split_once(':')?;
+                let (realm, principal) = rest.split_at_checked(length.parse().ok()?)?;
+                Use::List(realm.to_owned(), principal.strip_prefix(':')?.to_owned())
+            }
+            "revocation" => Use::Revocation(commit(name)?),
+            shard => match Keys::new(prefix).handle(key) {
+                Some(session) => Use::Session(session),
+                None => Use::Commit(u16::from_str_radix(shard, 16).ok()?.to_be_bytes(), commit(name)?),
+            },
+        };
+        Some((prefix.to_owned(), of))
+    }
+
+    proptest! {
+        /// Since each key says what it is for, no two that are for something else are the same, whatever prefixes, realms and principals
+        /// look like.
+        #[test]
+        fn every_key_tells_its_prefix_and_its_use(
+            prefix in "[a-z:]{1,8}|session(:principal|:revocation|:7)*|[^{}\\p{Cc}]{1,10}",
+            of in prop_oneof![
+                any::<([u8; 2], [u8; 32])>().prop_map(|(shard, digest)| Use::Session(SessionHandle::new(shard, digest))),
+                any::<([u8; 2], [u8; 16])>().prop_map(|(shard, commit)| Use::Commit(shard, CommitId(commit))),
+                ("[a-z0-9:{}]{0,8}|.{0,10}|\\PC{0,10}", "[a-z0-9:{}]{0,20}|.{0,20}|\\{ab0c\\}:[A-Za-z0-9_-]{43}")
+                    .prop_map(|(realm, principal)| Use::List(realm, principal)),
+                any::<[u8; 16]>().prop_map(|commit| Use::Revocation(CommitId(commit))),
+            ],
+        ) {
+            prop_assert_eq!(read(&key(&prefix, &of)), Some((prefix, of)));
+        }
+    }
 
     #[test]
     fn a_key_has_the_prefix_the_shard_and_a_digest() {

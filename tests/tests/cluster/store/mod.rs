@@ -13,6 +13,7 @@ use tokio::time::Instant;
 mod failover;
 mod faults;
 mod keys;
+mod lists;
 mod model;
 mod observe;
 mod suite;
