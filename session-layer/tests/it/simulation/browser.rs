@@ -25,17 +25,31 @@ use session_layer::store::SessionStore;
 
 type Service = BoxCloneSyncService<Request<usize>, Response<String>, std::convert::Infallible>;
 
-/// One app node: a layer of its own over the store that all share.
+/// The realms of the layers that each node has; a browser uses one of them.
+pub const REALMS: [&str; 2] = ["session", "admin"];
+
+/// One app node: two layers of its own over the store that all share.
 pub struct Node {
-    service: Service,
+    services: [Service; 2],
     cut: Box<dyn Fn() + Send + Sync>,
     killed: Arc<Notify>,
 }
 
 impl Node {
     pub fn start<S: SessionStore + Clone>(world: &Shared, settings: &Settings, network: Network<S>) -> Self {
-        let mut builder = SessionLayer::builder(network.clone())
+        let services = REALMS.map(|realm| Self::service(realm, world, settings, network.clone()));
+        Self { services, cut: Box::new(move || network.cut()), killed: Arc::default() }
+    }
+
+    fn service<S: SessionStore + Clone>(
+        realm: &str,
+        world: &Shared,
+        settings: &Settings,
+        network: Network<S>,
+    ) -> Service {
+        let mut builder = SessionLayer::builder(network)
             .secret([7; 32])
+            .realm(realm)
             .development(true)
             .idle_timeout(settings.idle_timeout)
             .touch_interval(settings.touch_interval)
@@ -55,11 +69,7 @@ impl Node {
                 async { Ok(served.await) }
             })
         };
-        Self {
-            service: BoxCloneSyncService::new(layer.layer(app)),
-            cut: Box::new(move || network.cut()),
-            killed: Arc::default(),
-        }
+        BoxCloneSyncService::new(layer.layer(app))
     }
 
     /// Takes all its requests with it.
@@ -281,7 +291,7 @@ impl Browser {
             biased;
             () = node.killed.notified() => None,
             () = gone => None,
-            response = node.service.clone().oneshot(request).instrument(Spans::request(number)) => response.ok(),
+            response = self.service(&node).oneshot(request).instrument(Spans::request(number)) => response.ok(),
         };
         let Some(response) = response else {
             let ledger = &mut lock(&self.world).ledger;
@@ -310,6 +320,11 @@ impl Browser {
             lock(&self.jar).token = token.map(|token| (token, number));
         }
         true
+    }
+
+    /// Of the node, the layer that this browser uses.
+    fn service(&self, node: &Node) -> Service {
+        node.services[if self.settings.two_realms { self.number % 2 } else { 0 }].clone()
     }
 
     /// Ends with a look at the session that is left.

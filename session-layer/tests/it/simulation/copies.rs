@@ -14,6 +14,7 @@ use session_layer::store::{
 use tokio::time::Instant;
 
 use super::random::Random;
+use super::run::LosesLists;
 use super::world::lock;
 
 /// The oldest that a copy may be.
@@ -63,6 +64,12 @@ impl Copies {
         let now = Instant::now();
         let first = states.iter().skip(1).take_while(|(since, _)| *since + age <= now).count();
         states.iter().skip(first).map(|(_, state)| state.clone()).collect()
+    }
+}
+
+impl LosesLists for Copies {
+    fn lose_list(&self, realm: &str, principal: &str) {
+        self.store.lose_list(realm, principal);
     }
 }
 

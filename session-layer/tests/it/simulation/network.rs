@@ -13,6 +13,7 @@ use session_layer::store::{
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use super::ledger::Owner;
 use super::random::Random;
 use super::settings::Settings;
 use super::spans::current_request;
@@ -221,7 +222,7 @@ impl<S: SessionStore + Clone> SessionStore for Network<S> {
         let call = async move {
             let began = lock(&world).ledger.now();
             let listed = store.sessions_of(&realm, &principal).await;
-            lock(&world).ledger.list_ends(&principal, began, &listed);
+            lock(&world).ledger.list_ends(&Owner::new(&realm, &principal), began, &listed);
             listed
         };
         self.travel(|| "list".to_owned(), call).await

@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use session_layer::store::{Loaded, SessionStore};
+use session_layer::store::{Lifetimes, Loaded, MemoryStore, SessionStore, Touch};
 use session_layer::test_util::clock::Followed;
 use session_layer::test_util::history::{self, Call, Operation};
 use session_layer::test_util::random::Seeded;
 use session_layer::{SessionError, SessionId};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::browser::{Browser, Cluster, Node};
+use super::browser::{Browser, Cluster, Node, REALMS};
 use super::check::{Check, Violation};
 use super::handler::number_of;
+use super::ledger::Owner;
 use super::network::Network;
 use super::random::Random;
 use super::script::{ALL, Account, NOTE, PAIR};
 use super::settings::Settings;
 use super::spans::Spans;
 use super::world::{self, Seen, Shared, World, lock};
+use crate::broken::BrokenStore;
 
 pub struct Outcome {
     pub violations: Vec<Violation>,
@@ -32,7 +34,7 @@ pub struct Outcome {
 /// Runs a seed on the store that `make` makes, together with what ends the store's own trouble.
 pub fn run<S, H>(seed: u64, traced: bool, make: impl FnOnce(&mut Random, &Settings) -> (S, H)) -> Outcome
 where
-    S: SessionStore + Clone,
+    S: SessionStore + LosesLists + Clone,
     H: FnOnce(),
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -45,11 +47,13 @@ where
         runtime.block_on(async {
             let _followed = Followed::new();
             let mut random = Random::new(seed);
-            let settings = Arc::new(Settings::new(&mut random));
+            // What happens to lists is drawn by itself, so that it leaves what else happens in a run as it was.
+            let mut of_lists = Random::new(!seed);
+            let settings = Arc::new(Settings::new(&mut random, &mut of_lists));
             let (store, heal) = make(&mut random, &settings);
             let world = World::new(&settings, traced);
             lock(&world).ledger.note(|| format!("seed {seed}: {settings:?}"));
-            simulate(&world, &settings, store, heal, random).await;
+            simulate(&world, &settings, store, heal, random, of_lists).await;
             let mut world = lock(&world);
             Outcome {
                 violations: std::mem::take(&mut world.ledger.violations),
@@ -61,12 +65,43 @@ where
     })
 }
 
-async fn simulate<S: SessionStore + Clone>(
+/// Somebody takes a list away.
+pub trait LosesLists {
+    fn lose_list(&self, realm: &str, principal: &str);
+}
+
+impl LosesLists for MemoryStore {
+    fn lose_list(&self, realm: &str, principal: &str) {
+        self.lose_list(realm, principal);
+    }
+}
+
+impl LosesLists for BrokenStore {
+    fn lose_list(&self, realm: &str, principal: &str) {
+        self.lose_list(realm, principal);
+    }
+}
+
+/// Lists of accounts that browsers use are lost while they do.
+async fn lose_lists(world: Shared, settings: Arc<Settings>, store: impl LosesLists, mut random: Random) {
+    for _ in 0..settings.lists_lost {
+        sleep(Duration::from_millis(random.pick(&[5, 50, 500, 5_000, 30_000]))).await;
+        let accounts = if settings.shared_accounts { 2 } else { 2 * settings.browsers };
+        let realm = REALMS[if settings.two_realms { random.below(2) as usize } else { 0 }];
+        let owner = Owner::new(realm, Account(random.below(accounts as u64) as usize).name());
+        let ledger = &mut lock(&world).ledger;
+        store.lose_list(&owner.realm, &owner.principal);
+        ledger.loses(owner);
+    }
+}
+
+async fn simulate<S: SessionStore + LosesLists + Clone>(
     world: &Shared,
     settings: &Arc<Settings>,
     store: S,
     heal: impl FnOnce(),
     mut random: Random,
+    of_lists: Random,
 ) {
     let network =
         |random: &mut Random| Network::new(store.clone(), Arc::clone(world), Arc::clone(settings), random.fork());
@@ -92,6 +127,9 @@ async fn simulate<S: SessionStore + Clone>(
         .collect();
     let browsing: Vec<_> = browsers.iter().map(|browser| tokio::spawn(browser.clone().browse())).collect();
 
+    let losing = lose_lists(Arc::clone(world), Arc::clone(settings), store.clone(), of_lists);
+    let losing = tokio::spawn(losing);
+
     if random.chance(settings.node_dies) {
         sleep(Duration::from_millis(random.below(300))).await;
         let dying = {
@@ -110,6 +148,7 @@ async fn simulate<S: SessionStore + Clone>(
         browser.look().await;
     }
 
+    losing.abort();
     // What is still on its way arrives, and whoever waits gives up.
     sleep(settings.budget + Duration::from_secs(5)).await;
     heal();
@@ -121,35 +160,54 @@ async fn simulate<S: SessionStore + Clone>(
 /// When nothing is under way any more, the store has exactly what it should have.
 async fn at_rest<S: SessionStore + Clone>(world: &Shared, quiet: &Network<S>) {
     let ids: Vec<_> = lock(world).ledger.idents.iter().map(|ident| ident.id).collect();
-    let mut alive = BTreeMap::<String, Vec<usize>>::new();
+    let mut alive = BTreeMap::<(String, String), Vec<(usize, Instant)>>::new();
     for (ident, id) in ids.iter().enumerate() {
-        let from = lock(world).ledger.now().tick;
+        let from = lock(world).ledger.now();
         let Ok(loaded) = quiet.load(id).await else { unreachable!("it has no trouble any more") };
         let Loaded::Alive(record) = loaded else { continue };
+        if let Some(principal) = &record.principal {
+            let (realm, is_listed, lifetimes) = {
+                let world = lock(world);
+                let Settings { idle_timeout, absolute_timeout, .. } = *world.settings;
+                let is_listed = world.ledger.surely_listed(ident, from.tick, from.tick);
+                (world.ledger.idents[ident].realm.clone(), is_listed, Lifetimes { idle_timeout, absolute_timeout })
+            };
+            if !is_listed {
+                // What its list has lost is in it again after a touch.
+                let Ok(()) = quiet.touch(&Touch::new(*id, &*realm, lifetimes)).await else {
+                    unreachable!("it has no trouble any more")
+                };
+            }
+            alive.entry((realm, principal.clone())).or_default().push((ident, from.at + record.ttl));
+        }
         let world = &mut lock(world);
         let to = world.ledger.now().tick;
-        if let Some(principal) = &record.principal {
-            alive.entry(principal.clone()).or_default().push(ident);
-        }
         // A last look that no client took; it belongs to nobody's request.
-        world.last_looks.push(Seen { from, to, id: *id, attributes: Some(record.attributes) });
+        world.last_looks.push(Seen { from: from.tick, to, id: *id, attributes: Some(record.attributes) });
     }
-    for account in (0..8).map(Account) {
-        let Ok(listed) = quiet.sessions_of("session", account.name()).await else {
-            unreachable!("no trouble any more")
-        };
-        let ledger = &mut lock(world).ledger;
-        let mut listed: Vec<_> = listed.iter().filter_map(|listed| ledger.find_handle(&listed.handle)).collect();
-        listed.sort_unstable();
-        let alive = alive.remove(account.name()).unwrap_or_default();
-        if listed != alive {
-            let what = format!("{} has sessions {alive:?}, the list says {listed:?}", account.name());
-            ledger.fail(Check::TheIndexIsExact, what);
-        }
-        let limit = ledger.limit.map_or(usize::MAX, |(most, _)| most);
-        if alive.len() > limit {
-            let what = format!("{} has {} live sessions, not {limit}", account.name(), alive.len());
-            ledger.fail(Check::TheLimitIsKept, what);
+    for realm in REALMS {
+        for account in (0..8).map(Account) {
+            let owner = Owner::new(realm, account.name());
+            let Ok(listed) = quiet.sessions_of(realm, account.name()).await else {
+                unreachable!("no trouble any more")
+            };
+            let ledger = &mut lock(world).ledger;
+            let listed: Vec<_> = listed.iter().filter_map(|listed| ledger.find_handle(&listed.handle)).collect();
+            let alive = alive.remove(&(owner.realm.clone(), owner.principal.clone())).unwrap_or_default();
+            // Some end between the two looks.
+            let now = Instant::now();
+            let is_missing = |(ident, until): &(usize, Instant)| *until > now && !listed.contains(ident);
+            let is_dead = |ident: &usize| alive.iter().all(|(alive, _)| alive != ident);
+            if alive.iter().any(is_missing) || listed.iter().any(is_dead) {
+                let what = format!("{owner:?} has sessions {alive:?}, the list says {listed:?}");
+                ledger.fail(Check::TheIndexIsExact, what);
+            }
+            let limit = ledger.limit.map_or(usize::MAX, |(most, _)| most);
+            // A login counts those that are listed.
+            if alive.len() > limit && !ledger.lost.contains_key(&owner) {
+                let what = format!("{owner:?} has {} live sessions, not {limit}", alive.len());
+                ledger.fail(Check::TheLimitIsKept, what);
+            }
         }
     }
 }

@@ -43,6 +43,10 @@ pub struct Settings {
     pub handler_fails: u64,
     /// In so many of a thousand runs.
     pub node_dies: u64,
+    /// Whether every other browser uses another layer over the same store, whose accounts have the same names.
+    pub two_realms: bool,
+    /// How many lists of principals the store loses.
+    pub lists_lost: u64,
     /// The longest that an answer takes to the browser.
     pub answer_takes_millis: u64,
     /// The longest that a call takes to the store.
@@ -50,7 +54,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn new(random: &mut Random) -> Self {
+    pub fn new(random: &mut Random, of_lists: &mut Random) -> Self {
         let trouble = random.weighted(&[(3, 0), (4, 1), (2, 4)]);
         let shared_accounts = random.chance(350);
         let limit = random.chance(350).then(|| {
@@ -80,6 +84,8 @@ impl Settings {
             node_dies: if trouble > 0 { 300 } else { 0 },
             answer_takes_millis: random.pick(&[0, 5, 30]),
             call_takes_millis: random.pick(&[1, 4, 4, 12]),
+            two_realms: of_lists.chance(400),
+            lists_lost: if of_lists.chance(250) { of_lists.between(1, 6) } else { 0 },
         }
     }
 

@@ -21,6 +21,10 @@ async fn log_in(store: &RedisStore, principal: &str) -> SessionId {
     id
 }
 
+async fn has_ended(store: &RedisStore, id: &SessionId) -> bool {
+    matches!(store.load(id).await.expect("it answers"), Loaded::Ended { successor: None, .. })
+}
+
 /// How many sessions of the principal end.
 async fn revoke_all(store: &RedisStore, principal: &str) -> usize {
     let revocation = Revocation {
@@ -114,7 +118,7 @@ async fn revoking_all_ends_a_session_again_after_its_next_commit() {
     assert_eq!(revoke_all(&store, "alice").await, 0);
     applied(&store, &set(id, "a", "1")).await;
     assert_eq!(revoke_all(&store, "alice").await, 1);
-    assert_eq!(store.load(&id).await.expect("it answers"), Loaded::Ended { successor: None });
+    assert!(has_ended(&store, &id).await);
 }
 
 /// A session with a shorter time left than another one's keeps the list for that one.
@@ -188,13 +192,9 @@ async fn no_live_session_is_missing_from_its_list_after_redis_evicted_it() {
         assert!(unlisted > 0, "{policy}: no list was evicted whose session is alive");
         for (user, id) in alive {
             assert_eq!(revoke_all(&store, user).await, 1, "{policy}: {user}");
-            assert_eq!(
-                store.load(id).await.expect("it answers"),
-                Loaded::Ended { successor: None },
-                "{policy}: {user}"
-            );
+            assert!(has_ended(&store, id).await, "{policy}: {user}");
             let late = store.commit(&set(*id, "a", "2")).await.expect("it answers");
-            assert_eq!(late, Reply::Ended { successor: None }, "{policy}: {user}");
+            assert!(matches!(late, Reply::Ended { successor: None, .. }), "{policy}: {user}: {late:?}");
         }
     }
 }

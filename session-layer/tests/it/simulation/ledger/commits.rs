@@ -3,16 +3,16 @@
 use session_layer::store::{AboveLimit, Action, Commit, Renewal, Reply, StoreError};
 use tokio::time::Instant;
 
-use super::{Ended, Ident, Ledger, Moment, Sent};
+use super::{Ended, Ident, Ledger, Moment, Owner, Sent};
 use crate::simulation::check::Check;
 
 impl Ledger {
     pub fn commit_begins(&mut self, commit: &Commit) -> Moment {
         let moment = self.now();
         let of = self.find(commit.action.id());
-        let principal = commit.action.logs_in().map(str::to_owned);
+        let owner = commit.action.logs_in().map(|principal| Owner::new(&commit.realm, principal));
         if !self.sent.contains_key(&commit.id) {
-            let lineage = self.register(&commit.action, of);
+            let lineage = self.register(&commit.action, &commit.realm, of);
             let sent = Sent {
                 first: moment,
                 action: commit.action.clone(),
@@ -26,9 +26,9 @@ impl Ledger {
         if let (Action::Renew(..) | Action::Destroy(_), Some(of)) = (&commit.action, of) {
             self.idents[of].ending = true;
         }
-        if let (Some(principal), Some((_, AboveLimit::EvictOldest))) = (principal, self.limit) {
+        if let (Some(owner), Some((_, AboveLimit::EvictOldest))) = (owner, self.limit) {
             let target = commit.action.target().and_then(|id| self.find(id));
-            self.threaten(&principal, target);
+            self.threaten(&owner, target);
         }
         for ident in self.prolonged_by(&commit.action) {
             self.idents[ident].prolonging += 1;
@@ -41,7 +41,7 @@ impl Ledger {
         let first = self.sent[&commit.id].first;
         let of = self.find(commit.action.id());
         if let (Some(principal), Some((_, AboveLimit::EvictOldest))) = (commit.action.logs_in(), self.limit) {
-            self.spare(principal);
+            self.spare(&Owner::new(&commit.realm, principal));
         }
         let prolonged = self.prolonged_by(&commit.action);
         for ident in &prolonged {
@@ -63,6 +63,7 @@ impl Ledger {
                 self.sent.get_mut(&commit.id).expect("it began").applied = true;
                 for ident in prolonged {
                     self.prolong(ident, first.at);
+                    self.enter(ident, first);
                 }
                 if let (Action::Renew(..) | Action::Destroy(_), Some(of)) = (&commit.action, of) {
                     self.is_gone(of, now);
@@ -105,7 +106,7 @@ impl Ledger {
     }
 
     /// Makes the IDs that an action introduces known; tells whose attributes it changes.
-    fn register(&mut self, action: &Action, of: Option<usize>) -> Option<usize> {
+    fn register(&mut self, action: &Action, realm: &str, of: Option<usize>) -> Option<usize> {
         let id = match action {
             Action::Apply(_) | Action::Destroy(_) => return of.map(|of| self.idents[of].lineage),
             Action::Create(id, _) | Action::Renew(_, id, _) => *id,
@@ -124,12 +125,14 @@ impl Ledger {
             return Some(lineage);
         }
         let now = Instant::now();
-        let threatened = principal.as_ref().is_some_and(|principal| self.threatened.contains(principal));
+        let threatened =
+            principal.as_ref().is_some_and(|principal| self.threatened.contains(&Owner::new(realm, principal)));
         let absolute = if carries_over { of.and_then(|of| self.idents[of].absolute) } else { None };
         self.by_id.insert(id, self.idents.len());
         self.by_handle.insert(id.handle(), self.idents.len());
         self.idents.push(Ident {
             id,
+            realm: realm.to_owned(),
             lineage,
             principal,
             parent,
@@ -139,6 +142,7 @@ impl Ledger {
             ended: None,
             revoked: false,
             ending: threatened,
+            entered: Vec::new(),
             at_least_until: now,
             at_most_until: now,
             absolute,

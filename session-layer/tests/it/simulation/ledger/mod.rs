@@ -25,10 +25,24 @@ pub struct Moment {
     pub at: Instant,
 }
 
+/// Whose list it is: those of a principal in one realm.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    pub realm: String,
+    pub principal: String,
+}
+
+impl Owner {
+    pub fn new(realm: &str, principal: &str) -> Self {
+        Self { realm: realm.to_owned(), principal: principal.to_owned() }
+    }
+}
+
 /// One session ID.
 #[derive(Debug)]
 pub struct Ident {
     pub id: SessionId,
+    pub realm: String,
     /// Sessions that are one and the same to their user, however often the ID is renewed.
     pub lineage: usize,
     pub principal: Option<String>,
@@ -43,6 +57,8 @@ pub struct Ident {
     revoked: bool,
     /// Something was sent that may end it.
     ending: bool,
+    /// What entered it into its list, from when to when: commits and touches.
+    entered: Vec<(u64, u64)>,
     at_least_until: Instant,
     at_most_until: Instant,
     absolute: Option<(Instant, Instant)>,
@@ -83,7 +99,9 @@ pub struct Ledger {
     pub sent: HashMap<CommitId, Sent>,
     revocations: HashMap<CommitId, (Moment, Vec<usize>)>,
     /// Principals whose sessions may be ended by what is under way.
-    threatened: Vec<String>,
+    threatened: Vec<Owner>,
+    /// When the store lost which list.
+    pub lost: HashMap<Owner, Vec<u64>>,
     pub lineages: usize,
     pub violations: Vec<Violation>,
     /// How often each situation that is hard to get right came up.
@@ -104,6 +122,7 @@ impl Ledger {
             sent: HashMap::new(),
             revocations: HashMap::new(),
             threatened: Vec::new(),
+            lost: HashMap::new(),
             lineages: 0,
             violations: Vec::new(),
             met: BTreeMap::new(),
@@ -203,6 +222,9 @@ impl Ledger {
         let now = self.now();
         let Some(ident) = self.find(id) else { return };
         self.idents[ident].prolonging -= 1;
+        if touched.is_ok() {
+            self.enter(ident, began);
+        }
         if touched.is_ok() && self.surely_alive(ident, now.at) {
             self.prolong(ident, began.at);
             self.meet("a touch of a live session");
