@@ -14,7 +14,7 @@ use super::config_error::{
 };
 use super::{CommitWhen, Config, OnEvent, SessionLayer};
 use crate::budget::Waiters;
-use crate::commit::{AboveLimit, Lifetimes, SessionLimit};
+use crate::commit::{Lifetimes, SessionLimit};
 use crate::delta::Limits;
 use crate::event::SessionEvent;
 use crate::freshness::Tokens;
@@ -23,6 +23,8 @@ use crate::signature::{LayerKind, Signer};
 use crate::store::{ErasedStore, SessionStore};
 use crate::telemetry;
 use crate::transport::{Cookie, SameSite};
+
+mod principals; // settings of the lists of principals
 
 /// The settings of a [`SessionLayer`].
 #[must_use = "settings do nothing until `build`"]
@@ -219,42 +221,6 @@ impl<K> SessionLayerBuilder<K> {
     /// the session carries it.
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
         self.settings.limits.record_bytes = bytes;
-        self
-    }
-
-    /// Whose lists of principals the sessions of this layer are in. Default: the cookie's name without a prefix such as `__Host-`, so
-    /// that each layer has its own lists: two layers over one store neither show nor end nor count each other's sessions, also where
-    /// their principals have the same name.
-    ///
-    /// Layers given the same realm share their lists on purpose: [`sessions`](SessionLayer::sessions) of each shows and ends the sessions
-    /// of all, and a [limit](Self::max_sessions_per_principal) counts them together. A realm that is changed costs nothing: each session
-    /// enters the new list at its next commit or touch, and until it ends it stays in the old one too, which nodes that run with the
-    /// old setting still see during a deploy.
-    ///
-    /// ```
-    /// use session_layer::{SessionLayer, store::MemoryStore};
-    ///
-    /// struct Mobile;
-    ///
-    /// let store = MemoryStore::new();
-    /// let web = SessionLayer::builder(store.clone()).secret([7; 32]).realm("customers").build()?;
-    /// let mobile: SessionLayer<Mobile> = SessionLayer::builder(store)
-    ///     .secret([7; 32])
-    ///     .cookie_name("__Host-mobile")
-    ///     .realm("customers")
-    ///     .kind::<Mobile>()
-    ///     .build()?;
-    /// # Ok::<(), session_layer::ConfigError>(())
-    /// ```
-    pub fn realm(mut self, realm: impl Into<String>) -> Self {
-        self.settings.realm = Some(realm.into());
-        self
-    }
-
-    /// How many sessions one principal may have at a time, and what a login above that does. Default: as many as they like. Exact
-    /// however many logins come at once.
-    pub fn max_sessions_per_principal(mut self, most: usize, above: AboveLimit) -> Self {
-        self.settings.session_limit = Some(SessionLimit { most, above });
         self
     }
 
