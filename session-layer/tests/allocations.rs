@@ -1,11 +1,13 @@
 //! What the layer allocates for a request that does not look at its session. A binary of its own, since it brings an allocator along.
 
 use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
 
 use allocation_counter::measure;
 use http::{HeaderValue, Request, Response, header};
-use session_layer::store::MemoryStore;
-use session_layer::{SessionLayer, SessionService};
+use session_layer::store::{Action, Change, Commit, MemoryStore, Reply, SessionStore, Start};
+use session_layer::{SessionId, SessionLayer, SessionService};
+use tokio::time::Instant;
 use tower::{Layer, Service, service_fn};
 
 /// As every server has put something there by the time a request is routed.
@@ -45,4 +47,34 @@ fn an_untouched_session_costs_one_slot_and_its_place_in_the_extensions() {
     let layer = SessionLayer::builder(MemoryStore::new()).secret([7; 32]).build().expect("the settings are good");
     let layered: SessionService<_, _> = layer.layer(handler());
     assert_eq!(allocations(layered) - allocations(handler()), 2);
+}
+
+/// What the store counts for sessions of a shape, and what they take.
+fn counted_and_taken(names: usize, bytes: usize, principal: Option<&str>) -> (u64, u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime can be built");
+    let store = MemoryStore::new();
+    let taken = measure(|| {
+        for number in 0..3000 {
+            let start =
+                Start { created_on: SystemTime::now(), principal: principal.map(|name| format!("{name}{number}")) };
+            let action = Action::Create(SessionId::random(), start);
+            let mut commit = Commit::new(action, Instant::now() + Duration::from_secs(60));
+            for name in 0..names {
+                commit.changes.insert(format!("attribute {name}"), Change::Set(vec![b'1'; bytes].into()));
+            }
+            assert!(matches!(runtime.block_on(store.commit(&commit)), Ok(Reply::Applied { .. })));
+        }
+    });
+    (store.usage().bytes as u64, taken.bytes_current as u64)
+}
+
+#[test]
+fn a_store_in_memory_counts_about_what_it_takes() {
+    for (names, bytes, principal) in
+        [(0, 0, None), (1, 10, None), (3, 100, Some("alice")), (10, 2000, None), (40, 1, None)]
+    {
+        let (counted, taken) = counted_and_taken(names, bytes, principal);
+        let percent = 100 * counted / taken;
+        assert!((70..200).contains(&percent), "{names} of {bytes}: counted {counted}, taken {taken}, {percent} %");
+    }
 }

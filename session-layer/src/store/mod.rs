@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 mod memory;
-pub use memory::MemoryStore;
+pub use memory::{MemoryLimits, MemoryStore, MemoryUsage};
 
 #[cfg(feature = "redis")]
 mod redis;

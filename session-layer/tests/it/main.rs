@@ -16,6 +16,7 @@ mod durable; // P9: what a replica must have
 mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say
 mod fresh; // P9: what a browser was told
+mod full; // a store in memory that is full
 mod gone; // clients that go, and handlers that give up
 mod honest; // P4: what an answer says is so
 mod identity; // which session a request means

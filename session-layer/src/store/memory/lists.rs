@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::id::SessionId;
 use crate::record::Version;
 
-/// Each session with when its principal logged in. What is listed may have ended meanwhile.
+/// Each session with when its principal logged in. What is listed may have expired meanwhile.
 #[derive(Clone, Default)]
 pub(super) struct Lists(HashMap<String, HashMap<String, HashMap<SessionId, Version>>>);
 
@@ -21,9 +21,15 @@ impl Lists {
         }
     }
 
-    pub(super) fn leave(&mut self, realm: &str, principal: &str, id: &SessionId) {
-        if let Some(list) = self.0.get_mut(realm).and_then(|lists| lists.get_mut(principal)) {
-            list.remove(id);
+    /// Takes a session that is over from the lists of its principal, of which each realm has one, and drops lists with nothing left.
+    pub(super) fn leave(&mut self, principal: &str, id: &SessionId) {
+        for lists in self.0.values_mut() {
+            if let Some(list) = lists.get_mut(principal) {
+                list.remove(id);
+                if list.is_empty() {
+                    lists.remove(principal);
+                }
+            }
         }
     }
 
@@ -40,14 +46,9 @@ impl Lists {
         }
     }
 
-    /// Drops what is over, and lists with nothing left in them.
-    pub(super) fn sweep(&mut self, is_over: impl Fn(&SessionId) -> bool) {
-        for lists in self.0.values_mut() {
-            for list in lists.values_mut() {
-                list.retain(|id, _| !is_over(id));
-            }
-            lists.retain(|_, list| !list.is_empty());
-        }
-        self.0.retain(|_, lists| !lists.is_empty());
+    /// How many sessions are listed.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.values().flat_map(HashMap::values).map(HashMap::len).sum()
     }
 }
