@@ -30,6 +30,8 @@ mod problem; // errors as a page or as JSON
 
 mod origin; // unsafe methods only from this site
 
+mod visit; // requests that only look
+
 mod routes; // the pages and the API
 
 mod accounts; // who may log in

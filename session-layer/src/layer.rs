@@ -52,7 +52,11 @@ pub use config_error::ConfigError;
 /// | `CompressionLayer` | either | nothing: a replaced body is empty; outside is usual |
 /// | `TraceLayer` | outside | the commit's events would lie outside the request's span, and its time outside the latency |
 /// | `ConcurrencyLimitLayer` | outside | inside, a permit is given back before the commit has begun |
+/// | `RetryLayer`, `Hedge` | outside, for requests that are safe to send twice | all attempts share one session: what a failed attempt changed is committed together with what the last one changed |
 /// | `from_fn` middleware that uses the session | inside | outside there is no session in the request |
+///
+/// A retry outside sees the committed answer: an attempt that its handler answered 5xx has left nothing behind. One that this layer
+/// answered 503 may have been applied, so that sending it again counts twice; and both requests of a hedge are committed.
 pub struct SessionLayer<K = DefaultSession> {
     config: Arc<Config>,
     kind: PhantomData<fn() -> K>,

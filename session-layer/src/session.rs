@@ -29,6 +29,16 @@ pub enum DefaultSession {}
 ///
 /// A visitor without a session has an empty one, which becomes real when something is stored in it.
 ///
+/// # What should not start a session
+///
+/// A handler that stores something starts a session for every request without a cookie, whoever sends it. One that does so for `GET`
+/// should leave out what is not a visit: `HEAD`, pages that a browser loads ahead of a visit (`Sec-Purpose: prefetch`), and health
+/// checks; routes that do not ask for the session cost nothing.
+///
+/// First requests that a browser sends in parallel start a session each, and the browser keeps the cookie that comes last; what the
+/// others stored is lost to it until they expire. So start the session in the page, before its scripts send requests, and let those
+/// scripts' handlers answer an error if [`exists`](Self::exists) is `false`.
+///
 /// With the `axum` feature it is an extractor, and `Result<Session, SessionError>` is one that lets the handler go on
 /// without the store.
 ///

@@ -13,6 +13,7 @@ use crate::device::DEVICE;
 use crate::node::Node;
 use crate::problem::Failure;
 use crate::server::Connection;
+use crate::visit::Visit;
 
 /// How often the page was asked for in this session. A counter: every visit counts, also those at the same time.
 pub(crate) const VISITS: Attribute<i64> = Attribute::new("visits");
@@ -31,7 +32,8 @@ struct Page {
     tone: u32,
     address: String,
     port: u16,
-    session_id: String,
+    /// None if this request does not start one.
+    session_id: Option<String>,
     created_on: String,
     visits: i64,
     full: bool,
@@ -52,29 +54,36 @@ struct Shown {
     value: Option<String>,
 }
 
-/// Counts a visit and shows the page. A first visit starts a session, so that the ID on the page is the one in the cookie.
+/// Counts a visit and shows the page. A first visit starts a session, so that the ID on the page is the one in the cookie. A request
+/// that is not a visit only looks.
 pub(crate) async fn show(
     State(node): State<Node>,
     Extension(connection): Extension<Connection>,
+    Visit(is_visit): Visit,
     session: Session,
 ) -> Result<(StatusCode, Html<String>), Failure> {
-    let recent = recent(&session, node.name());
-    session.insert(RECENT, &recent)?;
-    let (status, visits) = match count_visit(&session).await {
+    let recent = recent(&session, is_visit.then_some(node.name()));
+    if is_visit {
+        session.insert(RECENT, &recent)?;
+    }
+    let counted =
+        if is_visit { count_visit(&session).await } else { Ok(session.get(VISITS).ok().flatten().unwrap_or(0)) };
+    let (status, visits) = match counted {
         Ok(visits) => (StatusCode::OK, visits),
         // The session is full. The page is where a person can remove something from it, so it is shown, under a status that says
         // that this visit does not count.
         Err(error) if error.is_limit() => (error.status(), session.get(VISITS).ok().flatten().unwrap_or(0)),
         Err(error) => return Err(error.into()),
     };
+    let starts = is_visit || session.exists();
     let (address, port) = address_and_port(connection);
     let page = Page {
         server: node.name().to_owned(),
         tone: tone(node.name()),
         address,
         port,
-        session_id: session.id().encode(),
-        created_on: readable(session.created_on()),
+        session_id: starts.then(|| session.id().encode()),
+        created_on: if starts { readable(session.created_on()) } else { String::new() },
         visits,
         full: status != StatusCode::OK,
         account: session.principal(),
@@ -84,11 +93,11 @@ pub(crate) async fn show(
     Ok((status, Html(page.render().expect("the template only inserts text and numbers"))))
 }
 
-/// The strip with this server at its end. What does not read as a strip, because somebody wrote something else under its name,
+/// The strip, with this server at its end if it has a visit. What does not read as a strip, because somebody wrote something else under its name,
 /// starts over.
-fn recent(session: &Session, server: &str) -> Vec<String> {
+fn recent(session: &Session, server: Option<&str>) -> Vec<String> {
     let mut recent = session.get(RECENT).ok().flatten().unwrap_or_default();
-    recent.push(server.to_owned());
+    recent.extend(server.map(str::to_owned));
     recent.drain(..recent.len().saturating_sub(STRIP));
     recent
 }

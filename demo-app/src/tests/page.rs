@@ -201,3 +201,47 @@ async fn what_is_not_there_and_what_is_not_allowed_say_so() {
     let answer = browser.send(request.body(Body::from("x".repeat(300_000))).unwrap()).await;
     assert_eq!(answer.with_status(StatusCode::PAYLOAD_TOO_LARGE).json()["status"], 413);
 }
+
+#[tokio::test]
+async fn requests_that_only_look_start_no_session_and_count_no_visit() {
+    let cluster = Cluster::new();
+    let looks = [
+        (Method::HEAD, "accept", "text/html"),
+        (Method::GET, "sec-purpose", "prefetch"),
+        (Method::GET, "sec-purpose", "prefetch;prerender"),
+        (Method::GET, "purpose", "prefetch"),
+        (Method::GET, "x-moz", "prefetch"),
+        (Method::GET, "x-purpose", "preview"),
+    ];
+    for (method, name, value) in looks {
+        let look = || {
+            let request = Request::builder().method(method.clone()).uri("/").header(name, value);
+            request.body(Body::empty()).unwrap()
+        };
+        let mut stranger = cluster.browser();
+        let sessions = cluster.store.len();
+        let answer = stranger.send(look()).await.with_status(StatusCode::OK);
+        assert_eq!((answer.set_cookie(), cluster.store.len()), (None, sessions), "{method} {name}: {value}");
+        if method == Method::GET {
+            assert!(answer.body.contains("none yet") && answer.visits() == 0, "{}", answer.body);
+        }
+        assert_eq!(stranger.get("/").await.visits(), 1);
+        let answer = stranger.send(look()).await.with_status(StatusCode::OK);
+        if method == Method::GET {
+            assert_eq!(answer.visits(), 1);
+        }
+        assert_eq!(stranger.get("/").await.visits(), 2);
+    }
+    // Another purpose is a visit.
+    let request = Request::get("/").header("sec-purpose", "navigation").body(Body::empty()).unwrap();
+    assert!(cluster.browser().send(request).await.set_cookie().is_some());
+}
+
+#[tokio::test]
+async fn health_checks_start_no_session() {
+    let cluster = Cluster::new();
+    for path in ["/livez", "/readyz", "/metrics", "/static/style.css", "/favicon.ico", "/api/session", "/api/cluster"] {
+        let answer = cluster.browser().get(path).await;
+        assert_eq!((answer.set_cookie(), cluster.store.len()), (None, 0), "{path}");
+    }
+}

@@ -85,7 +85,7 @@ impl SessionLayerBuilder {
             rollback_detection: false,
             strict: false,
             on_event: None,
-            commit_when: Box::new(|head| !head.status.is_server_error() && head.status != StatusCode::REQUEST_TIMEOUT),
+            commit_when: Box::new(|head| head.status.as_u16() < 500 && head.status != StatusCode::REQUEST_TIMEOUT),
         };
         Self { settings, kind: PhantomData }
     }
@@ -224,8 +224,12 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
-    /// For which responses the request's changes are committed, judged by the head. Default: all but 5xx and 408, so that a
-    /// handler that failed leaves the session as it was, except for what it flushed. Not asked where nobody looked at the session.
+    /// For which responses the request's changes are committed, judged by the head. Default: all but 408, 5xx and what is above, so
+    /// that a handler that failed leaves the session as it was, except for what it flushed. Statuses above 599 are invalid and count
+    /// as 5xx (RFC 9110, section 15). Not asked where no code looked at the session.
+    ///
+    /// Redirects, 204 and 304 are committed, and so is the 101 that opens a WebSocket. But browsers may ignore the cookie of a 1xx
+    /// response (RFC 6265, section 3): start the session before, in the page that opens the WebSocket.
     pub fn commit_when(mut self, commit_when: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.settings.commit_when = Box::new(commit_when);
         self

@@ -26,7 +26,8 @@ impl Slot {
     pub(crate) fn conclude(self: &Arc<Self>, head: &Parts) -> Option<BoxFuture<'static, Result<(), SessionError>>> {
         // Before the lock is taken: it is foreign code, and may look at a session that the handler put into the response's extensions.
         let wanted = (self.config.commit_when)(head);
-        let succeeded = !(head.status.is_client_error() || head.status.is_server_error());
+        // What is above 5xx is invalid, and to be treated like it (RFC 9110, section 15).
+        let succeeded = head.status.as_u16() < 400;
         let to_touch = self.with_state(|state| {
             state.sealed = true;
             if !wanted {

@@ -32,10 +32,12 @@ mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
 mod random; // two browsers against a model
 mod realms; // two layers over one store
+mod retries; // requests that are sent more than once
 mod secrets; // nothing prints one
 mod services; // services that are not axum's
 mod simulation; // every interleaving, from a seed
 mod spoilt; // what is stored is no session
+mod statuses; // which answers are committed
 mod tidy; // what a search can check
 mod timeouts; // how sessions end by themselves
 mod values; // what is accepted reads back equal

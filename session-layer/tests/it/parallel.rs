@@ -231,3 +231,54 @@ async fn an_updates_closure_may_look_at_the_session() {
         one.run("get cas").await.says(if ended { "5" } else { "0" });
     }
 }
+
+/// Each of them is a new visitor's to the node that it meets. Only the last cookie stays, and what the others stored is lost to the
+/// browser; so a page should start the session before its scripts send anything.
+#[tokio::test]
+async fn parallel_first_requests_start_a_session_each_and_one_cookie_stays() {
+    let store = TestStore::default();
+    let app = App::new(layer(&store).build().unwrap());
+    let browser = Browser::new(&app);
+    let requests: Vec<_> = (0..4).map(|i| browser.start(&format!("hold all; insert from_{i} 1"))).collect();
+    app.gate("all").reached(4).await;
+    app.gate("all").open_for(4);
+    for request in requests {
+        browser.receive(&request.await.unwrap().expect(200).with_cookie());
+    }
+    assert_eq!(store.memory.len(), 4);
+    browser.run("names").await.says("from_3");
+
+    // With a session from the page's own request, nothing is lost.
+    let browser = browser.other();
+    browser.run("insert started 1").await.with_cookie();
+    let requests: Vec<_> = (0..4).map(|i| browser.start(&format!("hold all; insert from_{i} 1"))).collect();
+    app.gate("all").reached(8).await;
+    app.gate("all").open_for(4);
+    for request in requests {
+        request.await.unwrap().expect(200).without_cookie();
+    }
+    browser.run("names").await.says("from_0,from_1,from_2,from_3,started");
+}
+
+/// The old ID must not read for a second longer: after a login it may be known to somebody else, which is why the ID changed.
+#[tokio::test]
+async fn reads_that_arrive_after_a_renewal_under_the_old_id_see_no_session() {
+    for renewal in ["cycle", "log_in alice"] {
+        let (store, apps, [browser, other]) = two_nodes().await;
+        let old = other.copy();
+        let before: Vec<_> = (0..20).map(|_| old.start("exists; hold read; get n")).collect();
+        apps[1].gate("read").reached(20).await;
+        browser.run(renewal).await.expect(200).with_cookie();
+        let after: Vec<_> = (0..20).map(|_| old.start("exists; ended")).collect();
+        for read in after {
+            read.await.unwrap().says("false true").without_cookie();
+        }
+        // What was loaded before it is shown; the browser keeps the new cookie in either case.
+        apps[1].gate("read").open_for(20);
+        for read in before {
+            read.await.unwrap().says("true 0").without_cookie();
+        }
+        browser.run("exists; get n").await.says("true 0");
+        assert_eq!(store.memory.len(), 1);
+    }
+}

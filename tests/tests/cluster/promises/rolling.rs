@@ -189,7 +189,7 @@ async fn two_versions_side_by_side_lose_nothing_answer_no_500_and_log_nobody_out
 async fn what_one_version_cannot_read_keeps_its_bytes_and_stops_nothing_else() {
     let nodes = Node::pair(&Place::shared().await).await;
     let browser = Browser::default();
-    // Written by the next version, with white space of its own.
+    // Written by the next version.
     const BYTES: &str = "{\"language\":\"en\",\"new\":[1e0,null]}";
     let next = async |session: Session| session.insert_json(PREFS, BYTES).map(|()| String::new());
     browser.ask(&nodes[0], next).await.expect(200);
