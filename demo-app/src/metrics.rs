@@ -14,6 +14,7 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use session_layer::SessionEvent;
+use session_layer::store::{Feature, StoreStatus};
 
 use crate::accounts::Verdict;
 use crate::node::Node;
@@ -127,18 +128,32 @@ impl Metrics {
     }
 
     /// Everything, as text.
-    pub(crate) fn render(&self, server: &str, store_up: bool) -> String {
+    pub(crate) fn render(&self, server: &str, store_up: bool, store: &StoreStatus) -> String {
         let mut text = String::new();
-        self.write(&mut text, server, store_up).expect("text can be appended to text");
+        self.write(&mut text, server, store_up, store).expect("text can be appended to text");
         text
     }
 
-    fn write(&self, out: &mut impl Write, server: &str, store_up: bool) -> std::fmt::Result {
+    fn write(&self, out: &mut impl Write, server: &str, store_up: bool, store: &StoreStatus) -> std::fmt::Result {
         let version = env!("CARGO_PKG_VERSION");
         writeln!(out, "# HELP demo_node_info Which node this is.\n# TYPE demo_node_info gauge")?;
         writeln!(out, "demo_node_info{{server=\"{server}\",version=\"{version}\"}} 1")?;
         writeln!(out, "# HELP demo_store_up Whether the session store answers.\n# TYPE demo_store_up gauge")?;
         writeln!(out, "demo_store_up {}", u8::from(store_up))?;
+        writeln!(
+            out,
+            "# HELP demo_store_evicts Whether Redis removes sessions when its memory is full.\n# TYPE demo_store_evicts gauge"
+        )?;
+        writeln!(out, "demo_store_evicts {}", u8::from(store.eviction.is_some()))?;
+        writeln!(
+            out,
+            "# HELP demo_store_feature_off Whether a feature is off, since the Redis user lacks a permission.\n\
+             # TYPE demo_store_feature_off gauge"
+        )?;
+        for feature in Feature::ALL {
+            let (name, off) = (feature.name(), u8::from(store.off.contains_key(&feature)));
+            writeln!(out, "demo_store_feature_off{{feature=\"{name}\"}} {off}")?;
+        }
         writeln!(out, "# HELP demo_logins_total Login attempts.\n# TYPE demo_logins_total counter")?;
         for (result, counter) in
             [("right", &self.logins_right), ("wrong", &self.logins_wrong), ("busy", &self.logins_busy)]

@@ -9,7 +9,7 @@ use axum::extract::{Extension, Request};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use session_layer::SessionLayer;
-use session_layer::store::{MemoryStore, NearCacheLimits, ReadShares, RedisStore, SessionStore};
+use session_layer::store::{MemoryStore, NearCacheLimits, ReadShares, RedisStore, SessionStore, StoreStatus};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -50,6 +50,7 @@ struct Inner {
     picture: watch::Sender<Arc<Picture>>,
     store_up: Box<dyn Fn() -> bool + Send + Sync>,
     reads: OnceLock<Box<dyn Fn() -> ReadShares + Send + Sync>>,
+    store_status: OnceLock<Box<dyn Fn() -> StoreStatus + Send + Sync>>,
     metrics: Metrics,
     accounts: Accounts,
     /// Places for event streams.
@@ -84,6 +85,7 @@ impl Node {
             picture: watch::Sender::default(),
             store_up: Box::new(store_up),
             reads: OnceLock::new(),
+            store_status: OnceLock::new(),
             metrics: Metrics::default(),
             accounts: Accounts::new(),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
@@ -102,6 +104,16 @@ impl Node {
     pub(crate) fn count_reads(&self, reads: impl Fn() -> ReadShares + Send + Sync + 'static) {
         // Said once, when the node is put together.
         let _ = self.0.reads.set(Box::new(reads));
+    }
+
+    /// Where to ask what there is to know about the server of the store, if there is one.
+    pub(crate) fn describe_store(&self, status: impl Fn() -> StoreStatus + Send + Sync + 'static) {
+        // Said once, when the node is put together.
+        let _ = self.0.store_status.set(Box::new(status));
+    }
+
+    pub(crate) fn store_status(&self) -> StoreStatus {
+        self.0.store_status.get().map(|status| status()).unwrap_or_default()
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -140,6 +152,7 @@ impl Node {
             recent,
             reads: reads.servers,
             near_cache: reads.near_cache,
+            warnings: warnings(&self.store_status()),
         }
     }
 
@@ -158,6 +171,14 @@ impl Node {
         // The node has gone: it does not get more stopped than that.
         async move { drop(readiness.wait_for(|readiness| *readiness == Readiness::Draining).await) }
     }
+}
+
+/// What whoever runs the servers should change, a sentence each.
+fn warnings(status: &StoreStatus) -> Vec<String> {
+    let server = status.server.as_deref().unwrap_or("Redis");
+    let eviction = status.eviction.as_ref().map(|eviction| format!("{server} {eviction}."));
+    let off = status.off.iter().map(|(feature, reason)| format!("On {server}, {feature} is off: {reason}."));
+    eviction.into_iter().chain(off).collect()
 }
 
 /// Runs one node until the process is asked to stop.
@@ -180,10 +201,11 @@ pub(crate) async fn run(
                 .replica_reads(settings.replica_reads)
                 .near_cache(settings.near_cache.then(NearCacheLimits::default));
             let store = store.build().map_err(|error| ConfigError::new("REDIS_URL", error))?;
-            let (observer, reads, up) = (store.observe(), store.clone(), store.clone());
+            let (observer, reads, up, status) = (store.observe(), store.clone(), store.clone(), store.clone());
             let node = Node::new(name, move || up.is_up());
             let layers = Layers::new(store, settings, &node)?;
             node.count_reads(move || reads.reads());
+            node.describe_store(move || status.status());
             (node, layers, Some(observer))
         }
     };

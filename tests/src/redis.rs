@@ -18,6 +18,31 @@ use crate::{ports, reaper, resp};
 /// The image of the reference cluster.
 const IMAGE: (&str, &str) = ("redis", "7-bookworm");
 
+/// The user of the stores: with the rights that the documentation says are needed, and no others. Stores are tested with what is promised.
+const ACL: &str = include_str!("../../README.md");
+const USER: &str = "session";
+const PASSWORD: &str = "password";
+
+/// The rules of that user, as they stand behind its name in `ACL SETUSER`.
+///
+/// # Panics
+///
+/// When the documentation has lost them.
+pub fn documented_rules() -> Vec<&'static str> {
+    let line = ACL.lines().find_map(|line| line.strip_prefix("ACL SETUSER session ")).expect("README.md has the line");
+    line.split(' ').collect()
+}
+
+/// That user and its password, as a URL has them.
+pub fn login() -> String {
+    format!("{USER}:{PASSWORD}")
+}
+
+/// Where a store finds the server, or what stands before it, on a port: with that user.
+pub fn url(port: u16) -> String {
+    format!("redis://{}@127.0.0.1:{port}", login())
+}
+
 /// What the sentinels watch.
 pub const MASTER_NAME: &str = "mymaster";
 
@@ -83,9 +108,15 @@ impl Machine {
         self.ports[index]
     }
 
-    /// Where its first server is.
+    /// Where its first server is, with the user for stores.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port(0))
+        url(self.port(0))
+    }
+
+    /// Lets the user for stores use keys with another prefix as well.
+    pub async fn grant_prefix(&self, prefix: &str) {
+        let answer = self.admin().await.command(&["ACL", "SETUSER", USER, &format!("~{prefix}:*")]).await;
+        assert_eq!(answer, "+OK\r\n");
     }
 
     /// Starts a server with options such as `--maxmemory 10mb`, and waits until it answers.
@@ -103,8 +134,11 @@ impl Machine {
     pub async fn launch_redis(&self, port: u16, options: &[&str]) {
         let mut command = format!(
             "mkdir -p /tmp/{port} && cd /tmp/{port} && redis-server --port {port} --daemonize yes --pidfile /tmp/{port}.pid \
-             --logfile /tmp/{port}.log --protected-mode no --save '' --repl-diskless-sync-delay 0"
+             --logfile /tmp/{port}.log --protected-mode no --save '' --repl-diskless-sync-delay 0 --user {USER}"
         );
+        for rule in documented_rules() {
+            command.push_str(&format!(" '{rule}'"));
+        }
         for option in options {
             command.push(' ');
             command.push_str(option);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::redis::{MASTER_NAME, Machine, Signal};
+use crate::redis::{self, MASTER_NAME, Machine, Signal};
 use crate::wait::{ensure, eventually};
 
 const WHILE: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ impl Watched {
     /// For a store.
     pub fn url(&self) -> String {
         let hosts = Self::SENTINELS.map(|sentinel| format!("127.0.0.1:{}", self.machine.port(sentinel)));
-        format!("redis-sentinel://{}/{MASTER_NAME}", hosts.join(","))
+        format!("redis-sentinel://{}@{}/{MASTER_NAME}", redis::login(), hosts.join(","))
     }
 
     /// Sends a signal to a server or a sentinel.

@@ -213,6 +213,7 @@ impl Watched {
             per_second: self.history.last().copied().unwrap_or_default(),
             history: self.history.clone(),
             near_cache: status.map_or(0, |status| status.near_cache),
+            warnings: status.map_or(Vec::new(), |status| status.warnings.clone()),
         }
     }
 }
@@ -230,6 +231,7 @@ mod tests {
             recent: recent.to_vec(),
             reads: BTreeMap::from([("redis-1:6380".to_owned(), requests)]),
             near_cache: 0,
+            warnings: Vec::new(),
         }
     }
 

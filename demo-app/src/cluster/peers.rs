@@ -47,6 +47,9 @@ pub(crate) struct Status {
     /// The same from its own memory.
     #[serde(default)]
     pub(crate) near_cache: u64,
+    /// What should be changed about its store's server.
+    #[serde(default)]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What came of asking.

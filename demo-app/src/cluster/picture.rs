@@ -1,6 +1,6 @@
 //! The picture as values: what `/api/cluster` answers, and what the page draws.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -25,6 +25,8 @@ pub(crate) struct Picture {
     pub(crate) mood: Mood,
     /// How it is, in a sentence.
     pub(crate) headline: String,
+    /// What whoever runs the servers should change, a sentence each, as the nodes found out.
+    pub(crate) warnings: Vec<String>,
     /// What stands in front of the nodes.
     pub(crate) front: Option<&'static str>,
     /// Where sessions are kept: `redis`, `sentinel` or `memory`.
@@ -70,6 +72,8 @@ pub(crate) struct NodePicture {
     pub(crate) history: Vec<f32>,
     /// How often it has read a session from its own memory.
     pub(crate) near_cache: u64,
+    /// What should be changed about its store's server.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A Redis server.
@@ -137,6 +141,7 @@ impl Picture {
             seen_by: seen.by.to_owned(),
             mood: Mood::Unknown,
             headline: String::new(),
+            warnings: warnings(&nodes),
             front: seen.front,
             store: match seen.redis {
                 None => "memory",
@@ -151,6 +156,10 @@ impl Picture {
             events,
         };
         (picture.mood, picture.headline) = picture.judge();
+        if picture.mood == Mood::Well && !picture.warnings.is_empty() {
+            picture.mood = Mood::Reduced;
+            picture.headline = format!("{} See the warnings.", picture.headline.replacen("All is well: ", "", 1));
+        }
         picture
     }
 
@@ -206,6 +215,12 @@ impl Picture {
         };
         (Mood::Well, format!("All is well: {leads}{replicas}{sentinels}."))
     }
+}
+
+/// Each once, however many nodes say it.
+fn warnings(nodes: &[NodePicture]) -> Vec<String> {
+    let all: BTreeSet<_> = nodes.iter().flat_map(|node| &node.warnings).collect();
+    all.into_iter().cloned().collect()
 }
 
 fn servers(redis: &Observation, reads: &BTreeMap<String, u64>, from_memory: u64) -> Vec<ServerPicture> {
@@ -298,6 +313,7 @@ mod tests {
             per_second: 0.0,
             history: Vec::new(),
             near_cache: 0,
+            warnings: Vec::new(),
         }
     }
 
@@ -324,6 +340,18 @@ mod tests {
         check(Some(&Observation::default()), ready, Mood::Unknown, "Nobody has said yet where the master is.");
         check(None, ready, Mood::Well, "All is well. Sessions are kept in this process’ memory.");
         check(None, ["down", "ready"], Mood::Reduced, "Server 1111 is down.");
+    }
+
+    #[test]
+    fn a_server_that_evicts_is_named_once_and_not_all_is_well() {
+        let warning = "redis-1:6380 evicts sessions; set maxmemory-policy noeviction.";
+        let nodes = ["1111", "2222"].map(|name| NodePicture { warnings: vec![warning.into()], ..node(name, "ready") });
+        let redis = observation(ALL[0], &ALL, &[]);
+        let seen = Seen { at: SystemTime::UNIX_EPOCH, by: "1111", front: None, redis: Some(&redis) };
+        let picture = Picture::new(seen, nodes.into(), &BTreeMap::new(), Vec::new(), Vec::new());
+        assert_eq!((picture.mood, picture.warnings.as_slice()), (Mood::Reduced, &[warning.to_owned()][..]));
+        let headline = "redis-1 leads, 2 replicas follow, 3 sentinels watch. See the warnings.";
+        assert_eq!(picture.headline, headline);
     }
 
     #[test]

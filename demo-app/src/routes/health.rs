@@ -33,6 +33,6 @@ pub(crate) async fn ready(State(node): State<Node>) -> impl IntoResponse {
 
 /// Counters for Prometheus.
 pub(crate) async fn metrics(State(node): State<Node>) -> impl IntoResponse {
-    let text = node.metrics().render(node.name(), node.store_up());
+    let text = node.metrics().render(node.name(), node.store_up(), &node.store_status());
     (NO_STORE, [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

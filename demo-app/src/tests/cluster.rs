@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use axum::routing::get;
 use http_body_util::BodyExt;
+use session_layer::store::{Eviction, Feature, StoreStatus};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tower::ServiceExt;
@@ -42,6 +43,39 @@ async fn the_picture_is_there_for_people_and_for_programs() {
     assert_eq!(page.set_cookie(), None, "looking starts no session");
     for text in ["All is well.", "embedded cluster", r#"data-seen-by="1111""#, "<noscript>"] {
         assert!(page.body.contains(text), "no {text} in {}", page.body);
+    }
+}
+
+#[tokio::test]
+async fn what_a_store_says_about_its_server_is_a_metric_and_a_warning() {
+    let cluster = Cluster::new();
+    let node = &cluster.nodes[0].0;
+    let mut browser = cluster.browser();
+    browser.nodes.truncate(1);
+    let before = browser.get("/metrics").await.with_status(StatusCode::OK).body;
+    assert!(before.contains("\ndemo_store_evicts 0\n"), "{before}");
+    assert!(before.contains("\ndemo_store_feature_off{feature=\"near_cache\"} 0\n"), "{before}");
+    node.describe_store(|| {
+        let mut eviction = Eviction::default();
+        eviction.policy = "volatile-lru".to_owned();
+        let mut status = StoreStatus::default();
+        status.server = Some("redis-1:6380".to_owned());
+        status.eviction = Some(eviction);
+        status.off.insert(Feature::NearCache, "the Redis user lacks permissions: +ping".to_owned());
+        status
+    });
+    let after = browser.get("/metrics").await.with_status(StatusCode::OK).body;
+    assert!(after.contains("\ndemo_store_evicts 1\n"), "{after}");
+    assert!(after.contains("\ndemo_store_feature_off{feature=\"near_cache\"} 1\n"), "{after}");
+    watching(node).await;
+    let picture = browser.api(Method::GET, "/api/cluster", "").await.with_status(StatusCode::OK).json();
+    let warnings: Vec<_> =
+        picture["warnings"].as_array().into_iter().flatten().filter_map(|text| text.as_str()).collect();
+    assert_eq!(warnings.len(), 2, "{picture}");
+    let page = browser.get("/cluster").await.with_status(StatusCode::OK).body;
+    for text in ["set maxmemory-policy noeviction", "the near cache is off: the Redis user lacks permissions: +ping"] {
+        assert!(warnings.iter().any(|warning| warning.contains(text)), "{warnings:?}");
+        assert!(page.contains(text), "{page}");
     }
 }
 

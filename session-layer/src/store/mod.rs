@@ -14,8 +14,8 @@ pub use memory::{MemoryLimits, MemoryStore, MemoryUsage};
 mod redis;
 #[cfg(feature = "redis")]
 pub use redis::{
-    Follower, Observation, Observed, ObservedSentinel, ObservedServer, Observer, ReadShares, RedisStore,
-    RedisStoreBuilder, Replication, SentinelEvent, Word,
+    Eviction, Feature, Follower, Observation, Observed, ObservedSentinel, ObservedServer, Observer, ReadShares,
+    RedisStore, RedisStoreBuilder, Replication, SentinelEvent, StoreStatus, Word,
 };
 
 #[cfg(feature = "redis")]

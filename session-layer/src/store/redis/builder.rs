@@ -7,6 +7,8 @@ use tokio::runtime::Handle;
 
 use super::keys::{self, Keys};
 use super::reads::Reads;
+use super::rights::Checks;
+use super::status::{Feature, Status};
 use super::topology::{self, Master};
 use super::url::{self, RedisUrl, Servers};
 use super::{Inner, RedisStore, replicas, tracking};
@@ -143,15 +145,28 @@ impl RedisStoreBuilder {
             ));
         }
         let given = self.replicas.as_deref().map(url::parse_replicas).transpose()?;
-        let replica_reads =
-            self.replica_reads.then(|| replicas::Settings { given, login: url.login.clone(), database: url.database });
         let keys = Keys::new(&self.key_prefix);
+        let wanted = [
+            (Feature::NearCache, self.near_cache.is_some()),
+            (Feature::ReplicaReads, self.replica_reads),
+            (Feature::DurableCommits, replicas > 0),
+        ];
+        let wanted = wanted.into_iter().filter_map(|(feature, is_wanted)| is_wanted.then_some(feature)).collect();
+        let status = Status::default();
+        let checks = Checks { keys: keys.clone(), status: status.clone(), wanted };
+        let replica_reads = self.replica_reads.then(|| replicas::Settings {
+            given,
+            login: url.login.clone(),
+            database: url.database,
+            checks: checks.clone(),
+        });
         let near_cache = self.near_cache.map(|limits| Arc::new(NearCache::new(limits)));
         let tracking = near_cache.clone().map(|cache| tracking::Settings {
             cache,
             keys: keys.clone(),
             login: url.login.clone(),
             database: url.database,
+            checks: checks.clone(),
         });
         let recent = (self.replica_reads || near_cache.is_some()).then(Recent::default);
         let reads = Reads::default();
@@ -163,10 +178,13 @@ impl RedisStoreBuilder {
                 replica_reads,
                 tracking,
                 reads.clone(),
+                checks,
                 Arc::clone(&master),
             ))
             .abort_handle();
-        Ok(RedisStore { inner: Arc::new(Inner { url, keys, master, watched, recent, near_cache, reads, task }) })
+        Ok(RedisStore {
+            inner: Arc::new(Inner { url, keys, master, status, watched, recent, near_cache, reads, task }),
+        })
     }
 }
 

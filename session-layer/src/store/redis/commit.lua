@@ -15,13 +15,13 @@
 --       15 the most sessions that a principal may have  16 whether the oldest end above that
 --       then two for each condition and three for each change; the replies are read by reply.rs
 
-local known = redis.pcall('GET', KEYS[2])
+local known = read('GET', KEYS[2])
 if type(known) == 'string' then
   -- Written again, so that whoever waits for a replica has something to wait for.
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
   local conflict, name = string.match(known, '^(C%d+)%?(.*)$')
   if conflict then
-    local current = redis.pcall('HGET', KEYS[1], name)
+    local current = read('HGET', KEYS[1], name)
     return conflict .. (type(current) == 'string' and '+' .. current or '-')
   end
   return known
@@ -83,8 +83,8 @@ else
     names[count] = argv[i]
   end
   -- Lua's stack bounds how many arguments one call can have.
-  have = redis.pcall('HMGET', KEYS[1], unpack(names, 1, count < 1000 and count or 1000))
-  if have.err then
+  have = read('HMGET', KEYS[1], unpack(names, 1, count < 1000 and count or 1000))
+  if not have then
     return 'N' -- some other type: no session is here
   end
   for first = 1001, count, 1000 do
@@ -239,9 +239,24 @@ if grown > 0 or added > 0 then
   end
 end
 
+-- Whether the user may write all that follows; what only some commits do is checked with them.
+
+local key = KEYS[3] or KEYS[1]
+need('HSET', key, 'a', '')
+need('SET', KEYS[2], '', 'PX', '1')
+need('PEXPIRE', key, '1')
+if remove or clear then
+  need('HDEL', key, 'a')
+  need('HKEYS', key)
+end
+if add then
+  need('HINCRBY', key, 'a', '1')
+  need('HGET', key, 'a')
+end
+
 -- The list of a principal's sessions in a realm: a sorted set of their keys, by when the principal logged in.
 
-local key, listed_under, lists, index = KEYS[3] or KEYS[1], principal_before, nil, nil
+local listed_under, lists, index = principal_before, nil, nil
 if principal_before or principal ~= '' then
   lists = string.match(argv[5], '^%d+ %d+ (.*)$')
 end
@@ -253,20 +268,14 @@ if starts_or_moves then
   index = listed_under and lists .. listed_under
 
   local function is_alive(key)
-    return redis.pcall('HEXISTS', key, '@c') == 1
-  end
-
-  -- Of something else that somebody wrote there: nothing. It keeps nobody from logging in.
-  local function of_list(...)
-    local answer = redis.pcall(...)
-    return not (type(answer) == 'table' and answer.err) and answer
+    return read('HEXISTS', key, '@c') == 1
   end
 
   local evicted = {}
   local most_sessions = tonumber(argv[15])
   if logs_in and most_sessions then
     local others = {}
-    for _, other in ipairs(of_list('ZRANGE', index, 0, -1) or {}) do
+    for _, other in ipairs(read('ZRANGE', index, 0, -1) or {}) do
       if other ~= KEYS[1] and is_alive(other) then
         others[#others + 1] = other
       end
@@ -279,6 +288,22 @@ if starts_or_moves then
     end
   end
 
+  need('DEL', KEYS[1])
+  need('HSET', KEYS[1], 'a', '')
+  need('PEXPIRE', KEYS[1], '1')
+  if KEYS[3] then
+    need('RENAME', KEYS[1], key)
+  end
+  local list = index or principal_before and lists .. principal_before
+  if list then
+    need('ZRANGE', list, '0', '7')
+    need('HEXISTS', KEYS[1], '@c')
+    need('ZREM', list, KEYS[1])
+    need('ZADD', list, 'NX', '1', key)
+    need('PEXPIRE', list, '1')
+    need('DEL', list)
+  end
+
   -- All checks are done; from here on everything is written.
 
   for _, other in ipairs(evicted) do
@@ -289,11 +314,11 @@ if starts_or_moves then
   end
 
   if KEYS[3] and principal_before then
-    of_list('ZREM', lists .. principal_before, KEYS[1])
+    read('ZREM', lists .. principal_before, KEYS[1])
   end
   if logs_in then
     -- Sessions that expired are still listed. Each login clears more of them away than it adds.
-    for _, other in ipairs(of_list('ZRANGE', index, 0, 7) or {}) do
+    for _, other in ipairs(read('ZRANGE', index, 0, 7) or {}) do
       if not is_alive(other) then
         redis.call('ZREM', index, other)
       end
@@ -317,12 +342,11 @@ end
 local lifetime = left and left < idle + 0 and left or idle
 if index then
   -- Each commit, not the login alone: Redis may have evicted the list, or somebody deleted it.
-  local added = redis.pcall('ZADD', index, 'NX', began, key)
-  if type(added) == 'table' then
+  -- Unless the session moves, this is the first write, which may fail.
+  local added = read('ZADD', index, 'NX', began, key)
+  if not added then
     -- Something else that was written there keeps no session out of its list.
-    if string.find(added.err, '^WRONGTYPE') then
-      redis.call('DEL', index)
-    end
+    redis.call('DEL', index)
     added = redis.call('ZADD', index, 'NX', began, key)
   end
   -- It lives as long as the longest of its sessions: without a limit so far, or with a shorter one.

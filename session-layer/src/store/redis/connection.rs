@@ -347,6 +347,12 @@ impl Lost {
 }
 
 impl CallError {
+    /// Whether the user lacks a permission. Before 7.2 Redis has other words for it where a script is concerned.
+    pub(super) fn lacks_rights(&self) -> bool {
+        matches!(self, Self::Server(message)
+            if message.starts_with("NOPERM") || message.starts_with("ERR The user executing the script can't"))
+    }
+
     /// The first word of the server's answer, which tells the kind of the error.
     pub(super) fn code(&self) -> Option<&str> {
         match self {

@@ -5,7 +5,7 @@
 -- ARGV  1 deadline in microseconds of Redis' clock  2 how long to remember the reply  3 how long the tombstone lasts, both in
 --       milliseconds  4 the version that the request has seen, or nothing  5 what the keys of its realm's lists start with
 
-local known = redis.pcall('GET', KEYS[2])
+local known = read('GET', KEYS[2])
 if type(known) == 'string' then
   -- Written again, so that whoever waits for a replica has something to wait for.
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
@@ -23,8 +23,8 @@ local function whole(text)
   return number and number <= 9007199254740991 and number or nil
 end
 
-local old = redis.pcall('HMGET', KEYS[1], '@c', '@b', '@i', '@v', '@s', '@t', '@p')
-if old.err then
+local old = read('HMGET', KEYS[1], '@c', '@b', '@i', '@v', '@s', '@t', '@p')
+if not old then
   return 'N' -- some other type: no session is here
 end
 local created, began, version, size = whole(old[1]), whole(old[2]), whole(old[4]), whole(old[5])
@@ -46,12 +46,20 @@ if seen and version < seen then
   return 'R'
 end
 
+need('DEL', KEYS[1])
+need('HSET', KEYS[1], 'a', '')
+need('PEXPIRE', KEYS[1], '1')
+need('SET', KEYS[2], '', 'PX', '1')
+if old[7] then
+  need('ZREM', ARGV[5] .. old[7], KEYS[1])
+end
+
 -- All checks are done; from here on everything is written.
 
 redis.call('DEL', KEYS[1])
 if old[7] then
   -- Where the list should be may be something else, which is no reason to stop here.
-  redis.pcall('ZREM', ARGV[5] .. old[7], KEYS[1])
+  read('ZREM', ARGV[5] .. old[7], KEYS[1])
 end
 redis.call('HSET', KEYS[1], '@t', string.sub(KEYS[1], -8))
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

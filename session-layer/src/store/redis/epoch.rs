@@ -11,9 +11,13 @@ use tokio::time::Instant;
 use super::clock::{Clock, Samples};
 use super::connection::{CallError, Connection, Lost, within};
 use super::durable::Durable;
+use super::eviction::{self, Eviction};
+use super::keys::Keys;
 use super::replicas::Replicas;
 use super::resp::Frame;
+use super::rights::{self, Missing};
 use super::scripts::Script;
+use super::status::Feature;
 use super::tracking::Tracking;
 use super::url::{Address, Login};
 
@@ -43,6 +47,10 @@ pub(super) struct Epoch {
     /// When most sentinels were asked last and none of the newest answers named another master.
     confirmed: watch::Sender<Instant>,
     had_replicas: AtomicBool,
+    /// What the user lacks for features.
+    pub(super) missing: Missing,
+    /// A command was refused for want of a permission.
+    pub(super) rights_in_doubt: Notify,
 }
 
 /// Why a master is to be left, as a command found out.
@@ -67,6 +75,7 @@ impl Epoch {
         database: u8,
         replicas: u32,
         reads: Arc<AtomicU64>,
+        keys: &Keys,
     ) -> Result<(Self, Lost), CallError> {
         let opened = Connection::open(server, login, database).await;
         let (connection, lost) = opened.map_err(explain)?;
@@ -88,10 +97,16 @@ impl Epoch {
             reads,
             confirmed: watch::Sender::new(Instant::now()),
             had_replicas: AtomicBool::new(false),
+            missing: Missing::default(),
+            rights_in_doubt: Notify::new(),
         };
-        epoch.check_role().await?;
         epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
-        if replicas > 0 {
+        epoch.missing = epoch.missing_rights(keys).await?;
+        if !epoch.missing.is_usable() {
+            return Err(CallError::Server(epoch.missing.to_string()));
+        }
+        epoch.check_role().await?;
+        if replicas > 0 && epoch.missing.feature(Feature::DurableCommits).is_none() {
             let (connection, _) = Connection::open(server, login, database).await.map_err(explain)?;
             let exit = Arc::clone(&epoch.exit);
             epoch.durable = Some(Durable::start(connection, replicas, move |error| exit.take(&error)));
@@ -116,6 +131,20 @@ impl Epoch {
             }
             Some((role, _)) => Err(CallError::Server(format!("the server is no master but a {role}"))),
             None => Err(CallError::Server("ROLE has an unknown form".to_owned())),
+        }
+    }
+
+    /// Asks what the user may not do.
+    pub(super) async fn missing_rights(&self, keys: &Keys) -> Result<Missing, CallError> {
+        let answer = within(CHECK_TIMEOUT, self.run(Script::Rights, || rights::arguments(keys))).await?;
+        rights::missing(answer)
+    }
+
+    /// Asks how the server evicts; `None` if it does not, or if the user may not ask.
+    pub(super) async fn eviction(&self) -> Result<Option<Eviction>, CallError> {
+        match within(CHECK_TIMEOUT, eviction::ask(&self.connection)).await {
+            Err(error) if error.lacks_rights() => Ok(None),
+            answer => answer,
         }
     }
 

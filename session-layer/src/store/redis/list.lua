@@ -8,7 +8,7 @@ local listed = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 local alive = {}
 for i = 1, #listed, 2 do
   local key = listed[i]
-  if redis.pcall('HEXISTS', key, '@c') == 1 then
+  if read('HEXISTS', key, '@c') == 1 then
     alive[#alive + 1] = { key, listed[i + 1], redis.call('HGETALL', key), redis.call('PTTL', key) }
   else
     redis.call('ZREM', KEYS[1], key)

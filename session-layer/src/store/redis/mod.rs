@@ -51,6 +51,15 @@ mod replicas;
 
 mod tracking;
 
+mod rights;
+
+mod status;
+use status::Status;
+pub use status::{Feature, StoreStatus};
+
+mod eviction;
+pub use eviction::Eviction;
+
 mod reads;
 pub use reads::ReadShares;
 use reads::Reads;
@@ -80,6 +89,30 @@ mod telemetry;
 ///
 /// Clones share one connection. Dropping the last one closes it.
 ///
+/// # What Redis must be set to
+///
+/// `maxmemory-policy noeviction`, its default. Under any other policy a full Redis removes keys to make room: sessions, so that people are
+/// logged out; tombstones, so that a request that was on its way at a logout is taken for a new visitor's; replies to commits, so that a
+/// commit whose reply was lost takes effect twice when it is repeated; and lists of principals, so that a revocation misses sessions until
+/// they are next used. With `noeviction` a full Redis refuses what would grow, and logouts still work. A server that evicts is used all
+/// the same; [`status`](Self::status) and one warning per server say so. That is checked on each new master, and once a minute.
+///
+/// # What the Redis user must be allowed to do
+///
+/// ```text
+/// ACL SETUSER session on >password ~session:* +client|tracking +del +echo +evalsha +exists +get +hdel +hexists +hget +hgetall +hincrby +hkeys +hlen +hmget +hset +info +pexpire +ping +pttl +rename +role +script|load +select +set +time +wait +zadd +zrange +zrem
+/// ```
+///
+/// `~session:*` is for the default [`key_prefix`](RedisStoreBuilder::key_prefix). Some of these only some features need: `client|tracking`
+/// and `ping` the near cache, `wait` commits that wait for replicas, `info` these three, replica reads, and the check for eviction;
+/// `select` a database other than 0. ACLs are not replicated, so each server needs the user.
+///
+/// On connecting, the store asks the server whether the user may run all of them, on keys of each kind
+/// (`redis.acl_check_cmd`, which runs nothing). Where a commit could stop half-way, the server is not used: attempts fail as if Redis were
+/// down, with the missing permissions as the reason, until they are granted. Without what a feature needs, that feature is off;
+/// [`status`](Self::status) and one warning say so. Rights that are taken away while the store is connected are noticed by the next script
+/// that needs them, before it writes anything.
+///
 /// ```no_run
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use session_layer::store::RedisStore;
@@ -97,6 +130,7 @@ struct Inner {
     url: RedisUrl,
     keys: Keys,
     master: Arc<Master>,
+    status: Status,
     /// By sentinels, who may name another master.
     watched: bool,
     /// Only where there are copies.
@@ -131,6 +165,13 @@ impl RedisStore {
         self.inner.master.borrow().is_some()
     }
 
+    /// What there is to know about the server that is used: why none is, which features are off since the Redis user lacks a permission,
+    /// and whether the server evicts sessions. For metrics, dashboards and health checks; costs no command. Each of these is in the log
+    /// as well, once, at WARN.
+    pub fn status(&self) -> StoreStatus {
+        self.inner.status.get()
+    }
+
     /// How often sessions were read from where since this store began.
     pub fn reads(&self) -> ReadShares {
         let near_cache = self.inner.near_cache.as_ref().map_or(0, |cache| cache.hits());
@@ -149,7 +190,10 @@ impl RedisStore {
 
     fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
         let epoch = self.inner.master.borrow().clone();
-        epoch.ok_or_else(|| StoreError::unavailable("there is no connection to a Redis master"))
+        epoch.ok_or_else(|| {
+            let problem = self.inner.status.problem().map_or(String::new(), |problem| format!(": {problem}"));
+            StoreError::unavailable(format!("there is no connection to a Redis master{problem}"))
+        })
     }
 
     /// Over the connection on which the server tells what changed, if there is one just now.
@@ -230,7 +274,12 @@ fn judge(epoch: &Epoch, error: CallError) -> StoreError {
         Some("BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "NOSCRIPT") => StoreError::unavailable(error),
         Some("WRONGTYPE") => StoreError::corrupt(error),
         // Out of memory, a full disk, a user without the right: waiting a moment will not help, and neither will another server.
-        Some(_) => StoreError::refused(error),
+        Some(_) => {
+            if error.lacks_rights() {
+                epoch.rights_in_doubt.notify_one();
+            }
+            StoreError::refused(error)
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use super::connection::{CallError, Connection, within};
 use super::epoch::Epoch;
 use super::reads::Reads;
 use super::resp::Frame;
+use super::rights::Checks;
+use super::status::Feature;
 use super::telemetry;
 use super::url::{Address, Login};
 use crate::budget::OnDrop;
@@ -34,12 +36,13 @@ const READ_TIMEOUT: Duration = Duration::from_millis(100);
 const SAMPLES: usize = 8;
 
 /// Which servers are read from, and how to log in there.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Settings {
     /// Those that the master names if none are given.
     pub(super) given: Option<Vec<Address>>,
     pub(super) login: Login,
     pub(super) database: u8,
+    pub(super) checks: Checks,
 }
 
 /// The replicas of one master that are connected.
@@ -134,6 +137,10 @@ impl Follower {
         loop {
             let Err(error) = self.connection().await;
             telemetry::replica_lost(&self.address, &error);
+            // Users are not replicated.
+            if error.lacks_rights() {
+                self.settings.checks.off(&self.address, Feature::ReplicaReads, &error.to_string());
+            }
             sleep(2 * INTERVAL).await;
         }
     }
@@ -149,6 +156,7 @@ impl Follower {
             let has = within(PROBE_TIMEOUT, replication(&replica.connection)).await?;
             if let Some(as_of) = self.samples.caught_up(&has) {
                 *lock(&replica.good_until) = as_of + MAX_LAG;
+                self.settings.checks.status.set_on(Feature::ReplicaReads);
             }
             sleep(INTERVAL).await;
         }

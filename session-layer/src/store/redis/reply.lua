@@ -2,7 +2,10 @@
 -- commit, or of the session or list where that is the only key.
 
 local reply, key = body(), KEYS[2] or KEYS[1]
+if not key then
+  return reply
+end
 if type(reply) == 'table' then
-  return reply.err and reply or { key, reply }
+  return { key, reply }
 end
 return string.sub(key, -8) .. reply

@@ -19,16 +19,19 @@ pub(super) enum Script {
     Touch,
     List,
     Revoke,
+    Rights,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 5] = [Self::Commit, Self::Destroy, Self::Touch, Self::List, Self::Revoke];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Commit, Self::Destroy, Self::Touch, Self::List, Self::Revoke, Self::Rights];
 
-    /// What Redis is given: the script within a frame that names in its reply the key that it is about. The first line must stay the
+    /// What Redis is given: the script behind what all share and within a frame that names in its reply the key that it is about. The first line must stay the
     /// first.
     pub(super) fn text(self) -> String {
         let (shebang, body) = self.body().split_once('\n').expect("it has more than one line");
-        format!("{shebang}\nlocal function body()\n{body}\nend\n{}", include_str!("reply.lua"))
+        let (prelude, reply) = (include_str!("prelude.lua"), include_str!("reply.lua"));
+        format!("{shebang}\n{prelude}\nlocal function body()\n{body}\nend\n{reply}")
     }
 
     const fn body(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Script {
             Self::Touch => include_str!("touch.lua"),
             Self::List => include_str!("list.lua"),
             Self::Revoke => include_str!("revoke.lua"),
+            Self::Rights => include_str!("rights.lua"),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::CallError;
+use super::eviction::Eviction;
+use super::status::Feature;
 use super::url::Address;
 
 pub(super) fn connected(server: &Address, last: Option<&Address>) {
@@ -31,6 +33,20 @@ pub(super) fn not_told(server: &Address, reason: &CallError) {
         server.port = server.port,
         %reason,
         "the near cache is empty: the server does not say what changes"
+    );
+}
+
+pub(super) fn feature_off(server: &Address, feature: Feature, reason: &str) {
+    tracing::warn!(server.address = server.host.as_str(), server.port = server.port, reason, "{feature} is off");
+}
+
+pub(super) fn evicts(server: &Address, eviction: &Eviction) {
+    tracing::warn!(
+        server.address = server.host.as_str(),
+        server.port = server.port,
+        policy = eviction.policy,
+        maxmemory = eviction.maxmemory,
+        "Redis {eviction}"
     );
 }
 

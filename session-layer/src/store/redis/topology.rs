@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use super::connection::{CallError, Lost};
 use super::epoch::Epoch;
 use super::reads::Reads;
+use super::rights::Checks;
 use super::sentinel::Sentinels;
+use super::status::Feature;
 use super::url::{Address, RedisUrl, Servers};
 use super::{replicas, telemetry, tracking, watchdog};
 use crate::id::random_bytes;
@@ -30,34 +32,44 @@ pub(super) async fn keep_connected(
     replica_reads: Option<replicas::Settings>,
     near_cache: Option<tracking::Settings>,
     reads: Reads,
+    checks: Checks,
     master: Arc<Master>,
 ) {
-    let topology = Topology::new(url, durable_replicas, reads.clone());
+    let topology = Topology::new(url, durable_replicas, reads.clone(), checks.clone());
     let mut last = None;
     loop {
         let (epoch, lost) = topology.connect(last.as_ref()).await;
         let epoch = Arc::new(epoch);
         let since = Instant::now();
+        checks.status.set_server(epoch.server.to_string());
+        for feature in &checks.wanted {
+            match epoch.missing.feature(*feature) {
+                Some(reason) => checks.off(&epoch.server, *feature, &reason),
+                None => checks.status.set_on(*feature),
+            }
+        }
         master.send_replace(Some(Arc::clone(&epoch)));
         telemetry::connected(&epoch.server, last.as_ref());
+        let is_on = |feature| epoch.missing.feature(feature).is_none();
         let follow_replicas = async {
             match &replica_reads {
-                Some(settings) => epoch.replicas.follow(&epoch, settings, &reads).await,
-                None => std::future::pending().await,
+                Some(settings) if is_on(Feature::ReplicaReads) => epoch.replicas.follow(&epoch, settings, &reads).await,
+                _ => std::future::pending().await,
             }
         };
         let fill_near_cache = async {
             match &near_cache {
-                Some(settings) => epoch.tracking.follow(&epoch.server, settings).await,
-                None => std::future::pending().await,
+                Some(settings) if is_on(Feature::NearCache) => epoch.tracking.follow(&epoch.server, settings).await,
+                _ => std::future::pending().await,
             }
         };
         let reason = tokio::select! {
-            reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref()) => reason,
+            reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref(), &checks) => reason,
             never = follow_replicas => match never {},
             never = fill_near_cache => match never {},
         };
         // First no new attempt, then no old one: whatever is on its way is answered by this, and cannot be sent any more.
+        checks.status.set_problem(&reason);
         master.send_replace(None);
         epoch.close();
         telemetry::left(&epoch.server, &reason);
@@ -73,16 +85,17 @@ struct Topology {
     url: RedisUrl,
     durable_replicas: u32,
     reads: Reads,
+    checks: Checks,
     sentinels: Option<Sentinels>,
 }
 
 impl Topology {
-    fn new(url: RedisUrl, durable_replicas: u32, reads: Reads) -> Self {
+    fn new(url: RedisUrl, durable_replicas: u32, reads: Reads, checks: Checks) -> Self {
         let sentinels = match &url.servers {
             Servers::Standalone(_) => None,
             Servers::Sentinel { sentinels, master } => Some(Sentinels::new(sentinels.clone(), master)),
         };
-        Self { url, durable_replicas, reads, sentinels }
+        Self { url, durable_replicas, reads, checks, sentinels }
     }
 
     async fn connect(&self, last: Option<&Address>) -> (Epoch, Lost) {
@@ -95,7 +108,10 @@ impl Topology {
             };
             match attempt {
                 Ok(opened) => return opened,
-                Err(error) => complaints.cannot_connect(&error),
+                Err(error) => {
+                    self.checks.status.set_problem(&error);
+                    complaints.cannot_connect(&error);
+                }
             }
             pause().await;
         }
@@ -104,7 +120,7 @@ impl Topology {
     async fn open(&self, server: &Address) -> Result<(Epoch, Lost), String> {
         let RedisUrl { login, database, .. } = &self.url;
         let reads = self.reads.counter(server);
-        let opened = Epoch::open(server, login, *database, self.durable_replicas, reads).await;
+        let opened = Epoch::open(server, login, *database, self.durable_replicas, reads, &self.checks.keys).await;
         opened.map_err(|error: CallError| format!("{server}: {error}"))
     }
 

@@ -5,8 +5,8 @@
 -- KEYS  1 the session
 -- ARGV  1 idle timeout  2 absolute timeout, or nothing  3 what the keys of its realm's lists start with
 
-local old = redis.pcall('HMGET', KEYS[1], '@c', '@b', '@v', '@s', '@i', '@p')
-if old.err then
+local old = read('HMGET', KEYS[1], '@c', '@b', '@v', '@s', '@i', '@p')
+if not old then
   return 0
 end
 -- Numbers as we write them, as for a commit; of anything else nothing is prolonged.
@@ -31,14 +31,18 @@ if left <= 0 then
   return redis.call('DEL', KEYS[1])
 end
 left = string.format('%.0f', left)
+local lifetimes_after = idle .. ' ' .. absolute
+need('PEXPIRE', KEYS[1], '1')
+if lifetimes ~= lifetimes_after then
+  need('HSET', KEYS[1], 'a', '')
+end
 if principal then
   local list = ARGV[3] .. principal
-  local added = redis.pcall('ZADD', list, 'NX', began, KEYS[1])
-  if type(added) == 'table' then
+  -- The first write, which may fail.
+  local added = read('ZADD', list, 'NX', began, KEYS[1])
+  if not added then
     -- Something else that was written there keeps no session out of its list.
-    if string.find(added.err, '^WRONGTYPE') then
-      redis.call('DEL', list)
-    end
+    redis.call('DEL', list)
     added = redis.call('ZADD', list, 'NX', began, KEYS[1])
   end
   -- It lives as long as the longest of its sessions: without a limit so far, or with a shorter one.
@@ -46,7 +50,7 @@ if principal then
     redis.call('PEXPIRE', list, left, 'GT')
   end
 end
-if lifetimes ~= idle .. ' ' .. absolute then
-  redis.call('HSET', KEYS[1], '@i', idle .. ' ' .. absolute)
+if lifetimes ~= lifetimes_after then
+  redis.call('HSET', KEYS[1], '@i', lifetimes_after)
 end
 return redis.call('PEXPIRE', KEYS[1], left)

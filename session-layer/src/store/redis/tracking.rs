@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use super::connection::{CallError, Connection, within};
 use super::keys::Keys;
 use super::resp::Frame;
+use super::rights::Checks;
+use super::status::Feature;
 use super::telemetry;
 use super::url::{Address, Login};
 use crate::budget::OnDrop;
@@ -32,6 +34,7 @@ pub(super) struct Settings {
     pub(super) keys: Keys,
     pub(super) login: Login,
     pub(super) database: u8,
+    pub(super) checks: Checks,
 }
 
 /// The connection, while there is one.
@@ -48,16 +51,20 @@ impl Tracking {
         loop {
             let Err(error) = self.keep(server, settings).await;
             telemetry::not_told(server, &error);
+            if error.lacks_rights() {
+                settings.checks.off(server, Feature::NearCache, &error.to_string());
+            }
             sleep(HEARTBEAT).await;
         }
     }
 
     async fn keep(&self, server: &Address, settings: &Settings) -> Result<Infallible, CallError> {
-        let Settings { cache, keys, login, database } = settings;
+        let Settings { cache, keys, login, database, checks } = settings;
         let (connection, mut lost) = Connection::open(server, login, *database).await?;
         let mut unasked = connection.unasked();
         let words = ["TRACKING", "ON"].map(|word| Bytes::from_static(word.as_bytes()));
         within(PATIENCE, connection.call("CLIENT", words.into())).await?;
+        checks.status.set_on(Feature::NearCache);
         let connection = Arc::new(connection);
         *self.lock() = Some(Arc::clone(&connection));
         let _given_up = OnDrop(|| {

@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::connection::Lost;
 use super::epoch::Epoch;
+use super::rights::Checks;
 use super::sentinel::Sentinels;
+use super::telemetry;
 
 /// Four times a second. With the time that an answer may take, a frozen server is left within a second.
 const HEARTBEAT: Duration = Duration::from_millis(250);
@@ -16,13 +18,19 @@ const CONFIRMATION: Duration = Duration::from_millis(250);
 /// How often at most when something is.
 const SHORTEST_CONFIRMATION: Duration = Duration::from_millis(100);
 
+/// How often settings and rights are looked at that an operator may change. A permission that is missed is asked about at once.
+const SURVEY: Duration = Duration::from_secs(60);
+/// How often at most, since every request may miss it.
+const SHORTEST_SURVEY: Duration = Duration::from_secs(1);
+
 /// Resolves with the reason when the master is to be looked for again.
-pub(super) async fn watch(epoch: &Epoch, mut lost: Lost, sentinels: Option<&Sentinels>) -> String {
+pub(super) async fn watch(epoch: &Epoch, mut lost: Lost, sentinels: Option<&Sentinels>, checks: &Checks) -> String {
     tokio::select! {
         reason = lost.wait() => reason.to_string(),
         reason = epoch.left() => reason,
         reason = heartbeat(epoch) => reason,
         reason = confirm(epoch, sentinels) => reason,
+        reason = survey(epoch, checks) => reason,
     }
 }
 
@@ -32,6 +40,29 @@ async fn heartbeat(epoch: &Epoch) -> String {
         if let Err(error) = epoch.check_role().await {
             return error.to_string();
         }
+    }
+}
+
+/// Reports how the server evicts, and leaves it when the user's rights have changed: too few, and it is not used; more, and features that
+/// were off work on the next connection.
+async fn survey(epoch: &Epoch, checks: &Checks) -> String {
+    loop {
+        if let Ok(eviction) = epoch.eviction().await {
+            let told = eviction.clone();
+            if let (true, Some(eviction)) = (checks.status.set_eviction(eviction), told) {
+                telemetry::evicts(&epoch.server, &eviction);
+            }
+        }
+        let _ = tokio::time::timeout(SURVEY, epoch.rights_in_doubt.notified()).await;
+        if let Ok(missing) = epoch.missing_rights(&checks.keys).await {
+            if !missing.is_usable() {
+                return missing.to_string();
+            }
+            if missing != epoch.missing {
+                return "the rights of the Redis user have changed".to_owned();
+            }
+        }
+        tokio::time::sleep(SHORTEST_SURVEY).await;
     }
 }
 

@@ -77,6 +77,7 @@ async fn a_tombstone_in_redis_tells_how_long_ago_its_session_ended() {
 #[tokio::test]
 async fn every_key_has_a_time_to_live_and_the_prefix() {
     let machine = Machine::with_redis(&[]).await;
+    machine.grant_prefix("shop:session").await;
     let store = RedisStore::builder(&machine.url()).key_prefix("shop:session").build().expect("it is good");
     store.available().await;
     let (id, gone) = (create(&store).await, create(&store).await);
@@ -129,6 +130,7 @@ async fn stores_with_other_prefixes_and_databases_do_not_meet() {
     let machine = Machine::with_redis(&[]).await;
     let store = connected(&machine.url()).await;
     let id = create(&store).await;
+    machine.grant_prefix("other").await;
     let other = RedisStore::builder(&machine.url()).key_prefix("other").build().expect("it is good");
     other.available().await;
     assert_eq!(other.load(&id).await.expect("it answers"), Loaded::Absent);

@@ -10,12 +10,14 @@ use session_layer::store::{
 };
 use tokio::time::Instant;
 
+mod eviction;
 mod failover;
 mod faults;
 mod keys;
 mod lists;
 mod model;
 mod observe;
+mod rights;
 mod suite;
 mod trouble;
 mod wire;

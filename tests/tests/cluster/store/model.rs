@@ -27,7 +27,7 @@ fn run<T: std::fmt::Debug>(cases: impl Strategy<Value = T>, check: impl AsyncFn(
         TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
     let outcome = runner.run(&cases, |case| {
         runtime.block_on(async {
-            let prefix = SessionId::random().encode();
+            let prefix = format!("session:{}", SessionId::random().encode());
             let store = RedisStore::builder(&server.url()).key_prefix(&prefix).build().expect("the URL is good");
             store.available().await;
             check(&server, store, prefix, case).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cluster_tests::proxy::Proxy;
-use cluster_tests::redis::Machine;
+use cluster_tests::redis::{self, Machine};
 use session_layer::store::conformance;
 use session_layer::store::{RedisStore, SessionStore};
 use tokio::sync::OnceCell;
@@ -37,7 +37,7 @@ async fn a_lost_list_is_whole_again_after_a_commit_or_touch() {
 async fn every_call_is_one_round_trip() {
     let server = SERVER.get_or_init(async || Machine::with_redis(&[]).await).await;
     let proxy = Proxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, server.port(0)))).await;
-    let store = RedisStore::builder(&format!("redis://127.0.0.1:{}", proxy.port())).build().expect("the URL is good");
+    let store = RedisStore::builder(&redis::url(proxy.port())).build().expect("the URL is good");
     store.available().await;
     // The watchdog's questions.
     proxy.ignore_what_idling_sends(Duration::from_secs(1)).await;

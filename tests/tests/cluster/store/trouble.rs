@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cluster_tests::lossy::Lossy;
-use cluster_tests::redis::{MASTER_NAME, Machine};
+use cluster_tests::redis::{self, MASTER_NAME, Machine};
 use cluster_tests::resp;
 use cluster_tests::wait::{ensure, eventually};
 use session_layer::store::{RedisStore, Reply, SessionStore};
@@ -77,7 +77,7 @@ impl Sentinel {
     }
 
     fn url(&self) -> String {
-        format!("redis-sentinel://{}/{MASTER_NAME}", self.address)
+        format!("redis-sentinel://{}@{}/{MASTER_NAME}", redis::login(), self.address)
     }
 }
 
@@ -101,7 +101,7 @@ async fn what_each_error_of_the_server_means() {
     use Means::*;
     let machine = Machine::with_redis(&[]).await;
     let proxy = Lossy::start(local(machine.port(0))).await;
-    let store = connected(&format!("redis://{}", local(proxy.port()))).await;
+    let store = connected(&redis::url(proxy.port())).await;
     let id = create(&store).await;
     for (error, means) in [
         ("READONLY You can't write against a read only replica.", Leave),
@@ -194,7 +194,7 @@ async fn whatever_speaks_against_a_master_the_sentinels_are_asked_and_followed()
 async fn a_partitioned_master_is_given_up_within_a_second_and_so_are_those_who_asked_it() {
     let machine = Machine::with_redis(&[]).await;
     let proxy = Lossy::start(local(machine.port(0))).await;
-    let store = connected(&format!("redis://{}", local(proxy.port()))).await;
+    let store = connected(&redis::url(proxy.port())).await;
     let id = create(&store).await;
     proxy.go_dark_after(0);
     let since = Instant::now();

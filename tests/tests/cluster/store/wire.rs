@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cluster_tests::lossy::{Lossy, MixUp};
-use cluster_tests::redis::Machine;
+use cluster_tests::redis::{self, Machine};
 use cluster_tests::wait::{ensure, eventually};
 use session_layer::SessionId;
 use session_layer::store::{
@@ -118,7 +118,7 @@ fn local(port: u16) -> SocketAddr {
 async fn a_mixed_up_reply_reaches_no_other_request() {
     let machine = Machine::with_redis(&[]).await;
     let proxy = Lossy::start(local(machine.port(0))).await;
-    let store = connected(&format!("redis://{}", local(proxy.port()))).await;
+    let store = connected(&redis::url(proxy.port())).await;
     visit_all(&store, &[proxy], false).await;
 }
 
@@ -129,7 +129,7 @@ async fn a_mixed_up_reply_reaches_no_request_over_any_connection() {
     machine.start_redis(machine.port(0), &[]).await;
     machine.start_redis(machine.port(1), &[&format!("--replicaof 127.0.0.1 {}", machine.port(0))]).await;
     let proxies = [Lossy::start(local(machine.port(0))).await, Lossy::start(local(machine.port(1))).await];
-    let store = RedisStore::builder(&format!("redis://{}", local(proxies[0].port())))
+    let store = RedisStore::builder(&redis::url(proxies[0].port()))
         .durable_replicas(1)
         .replica_reads(true)
         .replicas([local(proxies[1].port()).to_string()])
