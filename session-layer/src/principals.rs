@@ -21,6 +21,19 @@ use crate::value::parse;
 /// The list of a principal's sessions changes in the same atomic step as the sessions themselves: it neither misses a live one
 /// nor keeps a dead one. What is revoked is gone on every node at once, and nothing in flight brings it back.
 ///
+/// Each layer has its own lists, also where several share a store, unless they were given one
+/// [realm](crate::SessionLayerBuilder::realm).
+///
+/// # When Redis loses a list
+///
+/// A Redis that is set to remove keys when its memory is full (any `maxmemory-policy` but `noeviction`) may remove a list and keep the
+/// sessions in it; somebody may delete one by hand. A session that its list has lost is in it again after its next commit, or its next
+/// touch if it is only read (after the [touch interval](crate::SessionLayerBuilder::touch_interval), by default a twentieth of the idle
+/// timeout), in its old place in the order of logins. Until then, [`of`](Self::of) does not show it,
+/// [`revoke_all`](Self::revoke_all) and the other ways to end sessions do not end it and do not count it, and no limit counts it.
+/// Nothing tells that a list is incomplete. To revoke once more after a touch interval ends all sessions that were used meanwhile; one
+/// that was not used is found only after it is used again. A revocation is complete for sure only with `noeviction`.
+///
 /// ```
 /// use session_layer::{Session, SessionError, Sessions};
 ///

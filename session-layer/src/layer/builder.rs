@@ -110,8 +110,8 @@ impl<K> SessionLayerBuilder<K> {
     }
 
     /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
-    /// (RFC 6265bis, section 4.1.3); in development mode `session`. A name must not end with `-v`, as that of the second cookie does
-    /// which [`rollback_detection`](Self::rollback_detection) and copies need.
+    /// (RFC 6265bis, section 4.1.3); in development mode `session`. A name that ends with `-v` is refused: `<name>-v` is the second
+    /// cookie of the layer named `<name>`, for [`rollback_detection`](Self::rollback_detection) and copies.
     pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
         self.settings.cookie_name = Some(name.into());
         self
