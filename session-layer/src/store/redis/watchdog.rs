@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::connection::Lost;
 use super::epoch::Epoch;
-use super::rights::Checks;
+use super::rights::{Checks, Missing};
 use super::sentinel::Sentinels;
 use super::telemetry;
 
@@ -53,8 +53,10 @@ async fn survey(epoch: &Epoch, checks: &Checks) -> String {
                 telemetry::evicts(&epoch.server, &eviction);
             }
         }
-        let _ = tokio::time::timeout(SURVEY, epoch.rights_in_doubt.notified()).await;
-        if let Ok(missing) = epoch.missing_rights(&checks.keys).await {
+        let in_doubt = tokio::time::timeout(SURVEY, epoch.rights_in_doubt.notified()).await.is_ok();
+        // A right that was lost is missed by a command first; one that was granted is not.
+        let asks = in_doubt || epoch.missing != Missing::default();
+        if asks && let Ok(missing) = epoch.missing_rights(&checks.keys).await {
             if !missing.is_usable() {
                 return missing.to_string();
             }
