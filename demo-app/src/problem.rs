@@ -111,7 +111,8 @@ fn detail(error: &SessionError) -> String {
             .to_owned();
     }
     if error.is_gone() {
-        return "This session has ended, here or on another server, so nothing was saved. Log in to start another one."
+        return "This session has ended, here or on another server, so nothing was saved. Log in, or go back to the page \
+                and try again."
             .to_owned();
     }
     let text = error.to_string();

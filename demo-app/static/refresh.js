@@ -12,10 +12,13 @@ async function refresh() {
   if (document.hidden) return;
   try {
     const response = await fetch("/", { headers: { Accept: "text/html" }, cache: "no-store" });
-    // The session ended elsewhere; that page says what to do.
-    if (response.status === 409) return location.reload();
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    // The session ended elsewhere: that page says so, and its forms are those of a visitor who is not logged in.
+    if (page.getElementById("ended")) {
+      turn(false);
+      return document.getElementById("main").replaceWith(page.getElementById("main"));
+    }
     const live = page.getElementById("live");
     if (!live) throw new Error("this is not the page");
     // Only this part: a form that somebody is filling in stays as it is.

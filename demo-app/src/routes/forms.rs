@@ -1,9 +1,10 @@
 //! What the page's forms send. They do what the API does and lead back to the page.
 
 use axum::extract::Form;
+use axum::http::Extensions;
 use axum::response::Redirect;
 use serde::Deserialize;
-use session_layer::LazySession;
+use session_layer::{LazySession, Session};
 
 use crate::problem::Failure;
 
@@ -11,10 +12,20 @@ use crate::problem::Failure;
 pub(crate) struct Set {
     name: String,
     value: String,
+    /// The page had said that the session ended: who sets something there wants another one.
+    new: Option<String>,
 }
 
 /// Sets an attribute. What is JSON is kept as JSON, so that `42` is a number; everything else is text.
-pub(crate) async fn set(session: LazySession, Form(Set { name, value }): Form<Set>) -> Result<Redirect, Failure> {
+pub(crate) async fn set(
+    session: LazySession,
+    extensions: Extensions,
+    Form(Set { name, value, new }): Form<Set>,
+) -> Result<Redirect, Failure> {
+    // Not over the session of a login since, in another tab.
+    if new.is_some() && Session::from_extensions(&extensions).await?.has_ended() {
+        session.reset()?;
+    }
     match session.insert_json(&name, value.clone()) {
         Err(error) if error.is_invalid_value() => session.insert(&name, value)?,
         other => other?,

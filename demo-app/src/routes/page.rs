@@ -35,6 +35,8 @@ struct Page {
     /// None if this request does not start one.
     session_id: Option<String>,
     created_on: String,
+    /// The browser came with the cookie of a session that has ended.
+    ended: bool,
     visits: i64,
     full: bool,
     account: Option<String>,
@@ -62,7 +64,8 @@ pub(crate) async fn show(
     Visit(is_visit): Visit,
     session: Session,
 ) -> Result<(StatusCode, Html<String>), Failure> {
-    let recent = recent(&session, is_visit.then_some(node.name()));
+    let mut recent = recent(&session, is_visit.then_some(node.name()));
+    let mut starts_none = false;
     if is_visit {
         session.insert(RECENT, &recent)?;
     }
@@ -70,12 +73,20 @@ pub(crate) async fn show(
         if is_visit { count_visit(&session).await } else { Ok(session.get(VISITS).ok().flatten().unwrap_or(0)) };
     let (status, visits) = match counted {
         Ok(visits) => (StatusCode::OK, visits),
+        // The session ended a moment ago, or just now. This visit may have been on its way when it did, so it starts no other session;
+        // a later one will.
+        Err(error) if error.is_gone() && !session.reload().await? => {
+            session.forgive_failed_flush();
+            recent.drain(..recent.len().saturating_sub(1));
+            starts_none = true;
+            (StatusCode::OK, 0)
+        }
         // The session is full. The page is where a person can remove something from it, so it is shown, under a status that says
         // that this visit does not count.
         Err(error) if error.is_limit() => (error.status(), session.get(VISITS).ok().flatten().unwrap_or(0)),
         Err(error) => return Err(error.into()),
     };
-    let starts = is_visit || session.exists();
+    let starts = (is_visit && !starts_none) || session.exists();
     let (address, port) = address_and_port(connection);
     let page = Page {
         server: node.name().to_owned(),
@@ -84,6 +95,7 @@ pub(crate) async fn show(
         port,
         session_id: starts.then(|| session.id().encode()),
         created_on: if starts { readable(session.created_on()) } else { String::new() },
+        ended: starts_none || session.has_ended(),
         visits,
         full: status != StatusCode::OK,
         account: session.principal(),

@@ -1,8 +1,10 @@
 //! Accounts: logging in, staying logged in on every server, logging out.
 
+use std::time::Duration;
+
 use axum::http::{Method, StatusCode};
 
-use super::client::Cluster;
+use super::client::{Browser, Cluster};
 use crate::accounts::{Accounts, Verdict};
 
 #[tokio::test]
@@ -41,14 +43,78 @@ async fn a_logout_on_one_server_is_seen_by_the_other_at_once() {
     assert!(browser.get("/").await.with_status(StatusCode::OK).body.contains("Log in"));
 
     // The other tab's cookie names a session that has ended: it is told so, and a login helps.
-    let ended = other_tab.get("/").await.with_status(StatusCode::CONFLICT);
-    assert!(
-        ended.body.contains("This session has ended") && ended.body.contains("action=\"/login\""),
-        "{}",
-        ended.body
-    );
+    let ended = other_tab.get("/").await.with_status(StatusCode::OK);
+    assert!(ended.body.contains(ENDED) && ended.body.contains("action=\"/login\""), "{}", ended.body);
     other_tab.log_in("bob", "builder").await.with_status(StatusCode::SEE_OTHER);
     assert_eq!(other_tab.session().await["account"], "bob");
+}
+
+/// What the page says to a browser whose session has ended.
+const ENDED: &str = "You were logged out, here or on another device.";
+
+/// A browser that was logged out elsewhere so long ago.
+async fn logged_out_elsewhere(ago: Duration) -> (Cluster, Browser) {
+    let cluster = Cluster::new();
+    let mut browser = cluster.browser();
+    browser.log_in("bob", "builder").await.with_status(StatusCode::SEE_OTHER);
+    browser.clone().post("/logout", "").await.with_status(StatusCode::SEE_OTHER);
+    tokio::time::pause();
+    tokio::time::advance(ago).await;
+    tokio::time::resume();
+    (cluster, browser)
+}
+
+#[tokio::test]
+async fn the_page_tells_a_browser_that_it_was_logged_out_and_works() {
+    // Within the late window: nothing is started until somebody wants it.
+    let (cluster, mut browser) = logged_out_elsewhere(Duration::from_secs(5)).await;
+    for _ in 0..2 {
+        let page = browser.get("/").await.with_status(StatusCode::OK);
+        assert!(page.body.contains(ENDED) && page.body.contains("Log in"), "{}", page.body);
+        assert_eq!((page.visits(), page.set_cookie()), (0, None));
+        assert!(cluster.store.is_empty());
+    }
+    let form = "name=colour&value=green&new=session";
+    let answer = browser.post("/attributes", form).await.with_status(StatusCode::SEE_OTHER);
+    assert!(answer.set_cookie().is_some());
+    let page = browser.get("/").await.with_status(StatusCode::OK);
+    assert!(!page.body.contains(ENDED) && page.body.contains("colour"), "{}", page.body);
+    assert_eq!(page.visits(), 1);
+
+    // Later: the visit starts a session.
+    let (_cluster, mut browser) = logged_out_elsewhere(Duration::from_secs(11)).await;
+    let page = browser.get("/").await.with_status(StatusCode::OK);
+    assert!(page.body.contains(ENDED) && page.set_cookie().is_some(), "{}", page.body);
+    assert_eq!((page.visits(), page.session_id()), (1, browser.session().await["session_id"].as_str().unwrap()));
+    let page = browser.get("/").await.with_status(StatusCode::OK);
+    assert!(!page.body.contains(ENDED));
+    assert_eq!(page.visits(), 2);
+}
+
+#[tokio::test]
+async fn the_form_of_a_page_that_said_so_leaves_a_login_since_alone() {
+    let (_cluster, mut browser) = logged_out_elsewhere(Duration::from_secs(5)).await;
+    browser.get("/").await.with_status(StatusCode::OK);
+    browser.log_in("bob", "builder").await.with_status(StatusCode::SEE_OTHER);
+    let form = "name=colour&value=green&new=session";
+    let answer = browser.post("/attributes", form).await.with_status(StatusCode::SEE_OTHER);
+    assert_eq!(answer.set_cookie(), None);
+    let session = browser.session().await;
+    assert_eq!((&session["account"], &session["attributes"]["colour"]), (&"bob".into(), &"green".into()));
+}
+
+#[tokio::test]
+async fn programs_get_what_the_library_says_after_a_logout_elsewhere() {
+    let path = "/api/session/attributes/colour";
+    let (_cluster, mut browser) = logged_out_elsewhere(Duration::from_secs(5)).await;
+    let answer = browser.api(Method::PUT, path, "1").await.with_status(StatusCode::CONFLICT);
+    assert_eq!(answer.set_cookie(), None);
+    let (_cluster, mut browser) = logged_out_elsewhere(Duration::from_secs(11)).await;
+    let answer = browser.clone().api(Method::GET, "/api/session", "").await.with_status(StatusCode::OK);
+    assert!(answer.set_cookie().is_some_and(|cookie| cookie.contains("Max-Age=0")), "{answer:?}");
+    let answer = browser.api(Method::PUT, path, "1").await.with_status(StatusCode::NO_CONTENT);
+    assert!(answer.set_cookie().is_some());
+    assert_eq!(browser.session().await["attributes"]["colour"], 1);
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ async fn a_device_is_ended_from_another() {
     assert!(desk.text(".note").await.contains("ended"));
     assert_eq!(desk.text("h2").await, "One session");
     phone.goto("/").await;
-    assert!(phone.text("main").await.contains("This session has ended"));
+    assert!(phone.text("main").await.contains("You were logged out, here or on another device"));
     phone.close().await;
     desk.close().await;
 }
