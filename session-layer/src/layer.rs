@@ -3,7 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::response::Parts;
 use tower_layer::Layer;
@@ -14,6 +14,7 @@ use crate::delta::Limits;
 use crate::event::SessionEvent;
 use crate::freshness::Tokens;
 use crate::principals::Sessions;
+use crate::record::Record;
 use crate::service::SessionService;
 use crate::session::DefaultSession;
 use crate::signature::Signer;
@@ -117,6 +118,13 @@ pub(crate) struct Config {
     /// Whether a copy may stand in for what the master has.
     pub(crate) copies: bool,
     pub(crate) on_event: Option<Box<OnEvent>>,
+}
+
+impl Config {
+    /// Whether a session that was only read is to be prolonged.
+    pub(crate) fn wants_touch(&self, record: &Record) -> bool {
+        record.wants_touch(&self.lifetimes, self.touch_interval, SystemTime::now())
+    }
 }
 
 type CommitWhen = dyn Fn(&Parts) -> bool + Send + Sync;

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::commit::Lifetimes;
+
 /// The attributes of a session by name, each as the JSON text that was stored; parsed when somebody asks for one.
 ///
 /// A map whose clones share what is in it, until one of them is changed: most requests only read what a store or a cache has.
@@ -92,9 +94,11 @@ pub struct Record {
     pub attributes: Attributes,
     /// When the session was created, to the millisecond. Renewing the ID keeps it.
     pub created_on: SystemTime,
-    /// Ends the session this long after its last request.
+    /// Ends the session this long after its last request, as its last commit or touch said.
     pub idle_timeout: Duration,
-    /// Ends the session at this time whatever happens.
+    /// Ends the session this long after its start, as its last commit or touch said; see [`Lifetimes`](crate::store::Lifetimes).
+    pub absolute_timeout: Option<Duration>,
+    /// Ends the session at this time whatever happens: its start and the absolute timeout.
     pub expires_on: Option<SystemTime>,
     /// How long it has left if nobody prolongs it.
     pub ttl: Duration,
@@ -108,13 +112,37 @@ pub struct Record {
 }
 
 impl Record {
-    /// Whether so much of the time to live is used up that prolonging it is worth a command.
-    pub(crate) fn wants_touch(&self, touch_interval: Duration, now: SystemTime) -> bool {
+    /// Whether prolonging the session is worth a command: so much of its time to live is used up, or the settings were changed since
+    /// it was prolonged last, and reach it by that.
+    ///
+    /// An interval is only compared with the time to live of a session whose timeouts are those of the settings, since it may be longer
+    /// than all the time that another session has left.
+    pub(crate) fn wants_touch(&self, lifetimes: &Lifetimes, touch_interval: Duration, now: SystemTime) -> bool {
+        if self.lifetimes() != *lifetimes {
+            return true;
+        }
         let longest = match self.expires_on {
             Some(end) => self.idle_timeout.min(end.duration_since(now).unwrap_or_default()),
             None => self.idle_timeout,
         };
         longest.saturating_sub(self.ttl) > touch_interval
+    }
+
+    fn lifetimes(&self) -> Lifetimes {
+        Lifetimes { idle_timeout: self.idle_timeout, absolute_timeout: self.absolute_timeout }
+    }
+
+    /// A commit or touch prolonged the session by these settings.
+    pub(crate) fn prolong(&mut self, lifetimes: &Lifetimes) {
+        let began = match (self.expires_on, self.absolute_timeout) {
+            (Some(end), Some(timeout)) => end.checked_sub(timeout),
+            // Without one it is not known when somebody logged in.
+            _ => Some(self.created_on).filter(|_| self.principal.is_none()),
+        };
+        self.expires_on = began.zip(lifetimes.absolute_timeout).map(|(began, timeout)| began + timeout);
+        self.idle_timeout = lifetimes.idle_timeout;
+        self.absolute_timeout = lifetimes.absolute_timeout;
+        self.ttl = lifetimes.idle_timeout;
     }
 }
 
@@ -139,6 +167,7 @@ mod tests {
             attributes: Attributes::new(),
             created_on: SystemTime::UNIX_EPOCH,
             idle_timeout: Duration::from_secs(100),
+            absolute_timeout: expires_in.map(Duration::from_secs),
             expires_on: expires_in.map(|secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs)),
             ttl: Duration::from_secs(ttl_secs),
             version: Version(1),
@@ -149,13 +178,46 @@ mod tests {
 
     #[test]
     fn a_touch_is_worth_it_only_when_it_prolongs_by_more_than_the_interval() {
-        let wants = |record: Record| record.wants_touch(Duration::from_secs(5), SystemTime::UNIX_EPOCH);
+        let wants =
+            |record: Record| record.wants_touch(&record.lifetimes(), Duration::from_secs(5), SystemTime::UNIX_EPOCH);
         assert!(!wants(record(100, None)));
         assert!(!wants(record(95, None)));
         assert!(wants(record(94, None)));
         assert!(!wants(record(50, Some(50))), "the absolute timeout is what limits it");
         assert!(wants(record(40, Some(50))));
         assert!(!wants(record(40, Some(0))));
+    }
+
+    #[test]
+    fn a_changed_setting_makes_a_touch_worth_it_at_once() {
+        let lifetimes = |idle, absolute: Option<u64>| Lifetimes {
+            idle_timeout: Duration::from_secs(idle),
+            absolute_timeout: absolute.map(Duration::from_secs),
+        };
+        let wants = |now: Lifetimes| {
+            // An interval longer than the session's own timeout, as that of a raised setting may be.
+            record(100, Some(500)).wants_touch(&now, Duration::from_secs(360), SystemTime::UNIX_EPOCH)
+        };
+        assert!(!wants(lifetimes(100, Some(500))));
+        for (idle, absolute) in [(7200, Some(500)), (50, Some(500)), (100, Some(600)), (100, Some(400)), (100, None)] {
+            assert!(wants(lifetimes(idle, absolute)), "{idle} {absolute:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_known_to_end_by_the_settings_that_prolonged_it() {
+        let at = |secs| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
+        let prolonged = |mut record: Record, absolute: Option<u64>| {
+            let absolute_timeout = absolute.map(Duration::from_secs);
+            record.prolong(&Lifetimes { idle_timeout: Duration::from_secs(30), absolute_timeout });
+            assert_eq!((record.idle_timeout, record.ttl), (Duration::from_secs(30), Duration::from_secs(30)));
+            assert_eq!(record.absolute_timeout, absolute_timeout);
+            record.expires_on
+        };
+        assert_eq!(prolonged(record(1, Some(500)), Some(600)), at(600));
+        assert_eq!(prolonged(record(1, Some(500)), None), None);
+        assert_eq!(prolonged(record(1, None), Some(600)), None, "the login may have been at any time");
+        assert_eq!(prolonged(Record { principal: None, ..record(1, None) }, Some(600)), at(600));
     }
 
     #[test]

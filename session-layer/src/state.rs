@@ -289,6 +289,7 @@ impl State {
                     attributes,
                     created_on: start.created_on,
                     idle_timeout: lifetimes.idle_timeout,
+                    absolute_timeout: lifetimes.absolute_timeout,
                     expires_on: lifetimes.absolute_timeout.map(|timeout| SystemTime::now() + timeout),
                     ttl: lifetimes.idle_timeout,
                     version,
@@ -301,15 +302,14 @@ impl State {
                 }
             }
             Action::Apply(id) | Action::Renew(_, id, _) => {
-                let due = self.record.as_ref().is_none_or(|r| r.wants_touch(config.touch_interval, SystemTime::now()));
+                let due = self.record.as_ref().is_none_or(|record| config.wants_touch(record));
                 if config.cookie.max_age.is_some() && due {
                     self.cookie = CookieChange::Keep(*id);
                 }
                 if let Some(record) = &mut self.record {
                     keep(&mut record.attributes);
                     record.version = version;
-                    record.idle_timeout = lifetimes.idle_timeout;
-                    record.ttl = lifetimes.idle_timeout;
+                    record.prolong(&lifetimes);
                     if let Action::Renew(_, _, Renewal::LogIn { principal }) = action {
                         record.principal = Some(principal.clone());
                         record.expires_on = lifetimes.absolute_timeout.map(|timeout| SystemTime::now() + timeout);

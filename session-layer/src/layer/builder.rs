@@ -10,7 +10,7 @@ use http::response::Parts;
 
 use super::config_error::{
     ConfigError, DEFAULT_NAME, DEVELOPMENT_NAME, check_late_window, check_longest, check_name, check_secret,
-    check_timeouts, cookie_error,
+    check_timeouts, cookie_error, whole_millis,
 };
 use super::{CommitWhen, Config, OnEvent, SessionLayer};
 use crate::budget::Waiters;
@@ -153,8 +153,17 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
-    /// Ends a session this long after its last request. Default: 30 minutes, the longest idle timeout that OWASP suggests for
-    /// low-risk applications. A changed one counts for sessions that exist from their next commit or touch.
+    /// Ends a session this long after its last request, which is over when its response's head is out: a request that has loaded the
+    /// session keeps it alive as long as it runs. Default: 30 minutes, the longest idle timeout that OWASP suggests for low-risk
+    /// applications. Kept to the millisecond.
+    ///
+    /// A changed setting reaches a session that exists with its next request, of whatever kind: the request's commit carries it, and a
+    /// request that only reads prolongs the session at once if the session has other timeouts than the settings say. So a raised timeout
+    /// logs nobody out, and a lowered one counts from the next request on; a session without further requests keeps the one it had.
+    ///
+    /// During a rolling deploy that changes a timeout, each node applies its own setting, and the last request decides: a session ends as
+    /// soon as the shorter timeout says if its last request went to a node with that. A session whose requests alternate between old and
+    /// new nodes is prolonged with each of them, which costs Redis one command more per read until the deploy is over.
     #[doc(alias = "maxInactiveInterval")]
     #[doc(alias = "ttl")]
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
@@ -163,14 +172,20 @@ impl<K> SessionLayerBuilder<K> {
     }
 
     /// Ends a session this long after it began or somebody logged in, however busy it is. Default: 12 hours (ASVS 5.0, 7.3.2, asks
-    /// for a limit; NIST SP 800-63B, section 2.2.3, names this one); `None` switches it off.
+    /// for a limit; NIST SP 800-63B, section 2.2.3, names this one); `None` switches it off. Kept to the millisecond.
+    ///
+    /// A changed setting reaches a session that exists with its next request, as for [`idle_timeout`](Self::idle_timeout), and counts from
+    /// the session's start or login, not from the change. A session that is older than a lowered timeout ends with that request: one that
+    /// only reads is still served, one that stores something gets 409. During a rolling deploy, the first request that reaches a node with
+    /// the lowered timeout ends such a session for all nodes; raise it on all nodes first if that must not happen.
     pub fn absolute_timeout(mut self, absolute_timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.absolute_timeout = absolute_timeout.into();
         self
     }
 
     /// How much of a session's idle timeout must be used up before a request prolongs it. Default: a twentieth of it, so that a
-    /// busy session costs a prolonging command now and then instead of with each request, and may end that much early.
+    /// busy session costs a prolonging command now and then instead of with each request, and may end that much early. A session whose
+    /// timeouts are not those of the settings, since these were changed, is prolonged at once.
     pub fn touch_interval(mut self, touch_interval: Duration) -> Self {
         self.settings.touch_interval = Some(touch_interval);
         self
@@ -364,7 +379,11 @@ impl<K> SessionLayerBuilder<K> {
             signer: Signer::new(settings.layer_kind, &cookie.name, &secret, &settings.accepted_secrets),
             realm: settings.realm.unwrap_or_else(|| cookie.bare_name().to_owned()).into(),
             cookie,
-            lifetimes: Lifetimes { idle_timeout: settings.idle_timeout, absolute_timeout: settings.absolute_timeout },
+            // As stores keep them: else no session would ever have the timeouts that it should.
+            lifetimes: Lifetimes {
+                idle_timeout: whole_millis(settings.idle_timeout),
+                absolute_timeout: settings.absolute_timeout.map(whole_millis),
+            },
             touch_interval,
             late_window,
             budget: settings.budget,

@@ -26,6 +26,11 @@ pub(super) fn check_longest(setting: &'static str, duration: Duration) -> Result
     Ok(())
 }
 
+/// What is left of a duration where milliseconds are kept.
+pub(super) fn whole_millis(duration: Duration) -> Duration {
+    duration - Duration::from_nanos(u64::from(duration.subsec_nanos() % 1_000_000))
+}
+
 pub(super) fn check_timeouts(idle: Duration, absolute: Option<Duration>) -> Result<(), ConfigError> {
     check_longest("idle_timeout", idle)?;
     check_longest("absolute_timeout", absolute.unwrap_or_default())?;

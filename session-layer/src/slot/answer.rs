@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, header};
@@ -75,7 +74,7 @@ impl Slot {
     /// Returns the session if it was only read and is to be prolonged.
     fn to_touch(&self, state: &mut State) -> Option<SessionId> {
         let (Seen::Alive(id), Some(record)) = (state.seen, &state.record) else { return None };
-        if !record.wants_touch(self.config.touch_interval, SystemTime::now()) {
+        if !self.config.wants_touch(record) {
             return None;
         }
         if self.config.cookie.max_age.is_some() && matches!(state.cookie, CookieChange::None) {

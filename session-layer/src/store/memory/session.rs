@@ -52,6 +52,7 @@ impl Session {
             attributes: self.attributes.clone(),
             created_on: self.created_on,
             idle_timeout: self.lifetimes.idle_timeout,
+            absolute_timeout: self.lifetimes.absolute_timeout,
             expires_on: self.ends().map(|ends| SystemTime::now() + ends.saturating_duration_since(Instant::now())),
             ttl,
             version: self.version,

@@ -239,6 +239,7 @@ fn record(principal: Option<&str>) -> Record {
         attributes: Attributes::from([("a".to_owned(), "1".into())]),
         created_on: std::time::SystemTime::UNIX_EPOCH,
         idle_timeout: Duration::from_secs(60),
+        absolute_timeout: None,
         expires_on: None,
         ttl: Duration::from_secs(10),
         version: Version(1),

@@ -163,6 +163,7 @@ impl RawRecord {
             attributes: self.attributes.into(),
             created_on: SystemTime::UNIX_EPOCH + Duration::from_millis(created),
             idle_timeout: Duration::from_millis(idle_timeout),
+            absolute_timeout: absolute_timeout.map(Duration::from_millis),
             expires_on: absolute_timeout.map(|timeout| clock.system_time(began / 1000 + timeout)),
             ttl,
             version,

@@ -75,6 +75,7 @@ impl Row {
             attributes: self.attributes.clone(),
             created_on: self.created_on,
             idle_timeout: self.lifetimes.idle_timeout,
+            absolute_timeout: self.lifetimes.absolute_timeout,
             expires_on: self.ends().map(|ends| SystemTime::now() + ends.saturating_duration_since(now)),
             ttl: self.until.saturating_duration_since(now),
             version: Version(self.version),
