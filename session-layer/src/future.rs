@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
 
 use crate::error::SessionError;
-use crate::slot::Slot;
+use crate::slot::{Running, Slot};
 use crate::store::BoxFuture;
 use crate::telemetry;
 
@@ -21,6 +21,7 @@ pin_project! {
         #[pin]
         inner: F,
         slot: Arc<Slot>,
+        running: Running,
         // Boxed: most requests commit nothing, and every one is moved around with this.
         committing: Option<Box<Committing<B>>>,
     }
@@ -47,7 +48,7 @@ struct Committing<B> {
 
 impl<F, B> ResponseFuture<F, B> {
     pub(crate) fn new(inner: F, slot: Arc<Slot>) -> Self {
-        Self { inner, slot, committing: None }
+        Self { inner, slot, running: Running::default(), committing: None }
     }
 }
 
@@ -61,7 +62,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.committing.is_none() {
-            let response = ready!(this.inner.poll(cx))?;
+            let Poll::Ready(response) = this.inner.poll(cx) else {
+                this.running.poll(this.slot, cx);
+                return Poll::Pending;
+            };
+            let response = response?;
             if this.slot.is_untouched() {
                 return Poll::Ready(Ok(response));
             }

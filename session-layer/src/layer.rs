@@ -121,9 +121,9 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Whether a session that was only read is to be prolonged.
-    pub(crate) fn wants_touch(&self, record: &Record) -> bool {
-        record.wants_touch(&self.lifetimes, self.touch_interval, SystemTime::now())
+    /// Whether a session that was loaded so long ago is to be prolonged.
+    pub(crate) fn wants_touch(&self, record: &Record, since_load: Duration) -> bool {
+        record.wants_touch(&self.lifetimes, self.touch_interval, since_load, SystemTime::now())
     }
 }
 

@@ -117,7 +117,13 @@ impl Record {
     ///
     /// An interval is only compared with the time to live of a session whose timeouts are those of the settings, since it may be longer
     /// than all the time that another session has left.
-    pub(crate) fn wants_touch(&self, lifetimes: &Lifetimes, touch_interval: Duration, now: SystemTime) -> bool {
+    pub(crate) fn wants_touch(
+        &self,
+        lifetimes: &Lifetimes,
+        touch_interval: Duration,
+        since_load: Duration,
+        now: SystemTime,
+    ) -> bool {
         if self.lifetimes() != *lifetimes {
             return true;
         }
@@ -125,7 +131,7 @@ impl Record {
             Some(end) => self.idle_timeout.min(end.duration_since(now).unwrap_or_default()),
             None => self.idle_timeout,
         };
-        longest.saturating_sub(self.ttl) > touch_interval
+        longest.saturating_sub(self.ttl.saturating_sub(since_load)) > touch_interval
     }
 
     fn lifetimes(&self) -> Lifetimes {
@@ -178,14 +184,18 @@ mod tests {
 
     #[test]
     fn a_touch_is_worth_it_only_when_it_prolongs_by_more_than_the_interval() {
-        let wants =
-            |record: Record| record.wants_touch(&record.lifetimes(), Duration::from_secs(5), SystemTime::UNIX_EPOCH);
+        let wants_after = |record: Record, secs: u64| {
+            let (interval, since_load) = (Duration::from_secs(5), Duration::from_secs(secs));
+            record.wants_touch(&record.lifetimes(), interval, since_load, SystemTime::UNIX_EPOCH)
+        };
+        let wants = |record| wants_after(record, 0);
         assert!(!wants(record(100, None)));
         assert!(!wants(record(95, None)));
         assert!(wants(record(94, None)));
         assert!(!wants(record(50, Some(50))), "the absolute timeout is what limits it");
         assert!(wants(record(40, Some(50))));
         assert!(!wants(record(40, Some(0))));
+        assert_eq!([5, 6, 200].map(|secs| wants_after(record(100, None), secs)), [false, true, true]);
     }
 
     #[test]
@@ -196,7 +206,8 @@ mod tests {
         };
         let wants = |now: Lifetimes| {
             // An interval longer than the session's own timeout, as that of a raised setting may be.
-            record(100, Some(500)).wants_touch(&now, Duration::from_secs(360), SystemTime::UNIX_EPOCH)
+            let interval = Duration::from_secs(360);
+            record(100, Some(500)).wants_touch(&now, interval, Duration::ZERO, SystemTime::UNIX_EPOCH)
         };
         assert!(!wants(lifetimes(100, Some(500))));
         for (idle, absolute) in [(7200, Some(500)), (50, Some(500)), (100, Some(600)), (100, Some(400)), (100, None)] {

@@ -29,6 +29,9 @@ pub enum DefaultSession {}
 ///
 /// A visitor without a session has an empty one, which becomes real when something is stored in it.
 ///
+/// A session stays alive while a request that has loaded it runs, however long that takes; after the response's head is out, see
+/// [`touch`](Self::touch).
+///
 /// # What should not start a session
 ///
 /// A handler that stores something starts a session for every request without a cookie, whoever sends it. One that does so for `GET`
@@ -408,13 +411,29 @@ impl<K> Session<K> {
     }
 
     /// Reads the session from the store again; changes that were not flushed stay on top. `false` when it has ended: for streams
-    /// and WebSockets, which outlive the answer that opened them.
+    /// and WebSockets, which outlive the answer that opened them. Does not prolong the session; see [`touch`](Self::touch).
     ///
     /// # Errors
     ///
     /// When the store does not answer within the budget.
     pub async fn reload(&self) -> Result<bool, SessionError> {
         self.slot.reload().await
+    }
+
+    /// Does what [`reload`](Self::reload) does, and prolongs the session as a request would, if enough of its idle timeout is used up.
+    ///
+    /// For streams and WebSockets where what a client sends counts as use of its session. A handle that a stream holds prolongs nothing by
+    /// itself: else an open tab would keep its session alive for as long as the absolute timeout allows. Costs one round trip.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not answer within the budget.
+    pub async fn touch(&self) -> Result<bool, SessionError> {
+        let alive = self.slot.reload().await?;
+        if alive {
+            self.slot.touch_reloaded();
+        }
+        Ok(alive)
     }
 }
 

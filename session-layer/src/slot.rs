@@ -32,6 +32,9 @@ mod commit; // carries out what is decided about a delta
 
 mod answer; // what the answer waits for, and what it tells the browser
 
+mod running; // what keeps the session alive until the answer is there
+pub(crate) use running::Running;
+
 pub(crate) struct Slot {
     config: Arc<Config>,
     /// When the request reached the layer.

@@ -302,7 +302,7 @@ impl State {
                 }
             }
             Action::Apply(id) | Action::Renew(_, id, _) => {
-                let due = self.record.as_ref().is_none_or(|record| config.wants_touch(record));
+                let due = self.record.as_ref().is_none_or(|record| config.wants_touch(record, Duration::ZERO));
                 if config.cookie.max_age.is_some() && due {
                     self.cookie = CookieChange::Keep(*id);
                 }

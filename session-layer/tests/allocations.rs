@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use allocation_counter::measure;
 use http::{HeaderValue, Request, Response, header};
 use session_layer::store::{Action, Change, Commit, MemoryStore, Reply, SessionStore, Start};
-use session_layer::{SessionId, SessionLayer, SessionService};
+use session_layer::{Session, SessionId, SessionLayer, SessionService};
 use tokio::time::Instant;
 use tower::{Layer, Service, service_fn};
 
@@ -30,7 +30,7 @@ fn allocations<S>(mut service: S) -> u64
 where
     S: Service<Request<()>, Response = Response<()>, Error = Infallible>,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be built");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime can be built");
     let mut count = |request| {
         let mut answer = None;
         let counted = measure(|| answer = Some(runtime.block_on(service.call(request))));
@@ -77,4 +77,43 @@ fn a_store_in_memory_counts_about_what_it_takes() {
         let percent = 100 * counted / taken;
         assert!((70..200).contains(&percent), "{names} of {bytes}: counted {counted}, taken {taken}, {percent} %");
     }
+}
+
+/// Stores something on the first request, and reads it after that; `waits` after it has loaded the session.
+fn reader(waits: bool) -> impl Service<Request<()>, Response = Response<()>, Error = Infallible, Future: Send> + Clone {
+    service_fn(move |request: Request<()>| async move {
+        let session: Session = Session::from_extensions(request.extensions()).await.expect("the store answers");
+        assert!(session.exists());
+        if waits {
+            tokio::task::yield_now().await;
+        }
+        Ok(Response::new(()))
+    })
+}
+
+/// Most requests answer as soon as they have what they asked the store for.
+#[test]
+fn only_a_request_that_waits_with_its_session_loaded_pays_for_a_timer() {
+    let layer = SessionLayer::builder(MemoryStore::new()).secret([7; 32]).build().expect("the settings are good");
+    let writer = service_fn(async |request: Request<()>| {
+        let session: Session = Session::from_extensions(request.extensions()).await.expect("the store answers");
+        session.insert("a", 1).expect("it fits");
+        Ok::<_, Infallible>(Response::new(()))
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime can be built");
+    let Ok(answer) = runtime.block_on(layer.layer(writer).call(request()));
+    let cookie = answer.headers()[header::SET_COOKIE].clone();
+    let [at_once, after_waiting] = [false, true].map(|waits| {
+        let mut inner = layer.layer(reader(waits));
+        let cookie = cookie.clone();
+        allocations(service_fn(move |mut request: Request<()>| {
+            request.headers_mut().insert(header::COOKIE, cookie.clone());
+            inner.call(request)
+        }))
+    });
+    let waits = allocations(service_fn(async |_: Request<()>| {
+        tokio::task::yield_now().await;
+        Ok(Response::new(()))
+    }));
+    assert_eq!(after_waiting - at_once - (waits - allocations(handler())), 1);
 }

@@ -149,3 +149,16 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_kept_to_the_millisecond() {
+        let millis = Duration::from_millis(1_800_001);
+        assert_eq!(whole_millis(millis), millis);
+        assert_eq!(whole_millis(millis + Duration::from_nanos(999_999)), millis);
+        assert_eq!(whole_millis(Duration::from_micros(1_999)), Duration::from_millis(1));
+    }
+}

@@ -74,7 +74,8 @@ impl Slot {
     /// Returns the session if it was only read and is to be prolonged.
     fn to_touch(&self, state: &mut State) -> Option<SessionId> {
         let (Seen::Alive(id), Some(record)) = (state.seen, &state.record) else { return None };
-        if !self.config.wants_touch(record) {
+        // What the request took is used up as well.
+        if !self.config.wants_touch(record, self.arrived.elapsed()) {
             return None;
         }
         if self.config.cookie.max_age.is_some() && matches!(state.cookie, CookieChange::None) {
@@ -84,7 +85,7 @@ impl Slot {
     }
 
     /// Prolongs a session without waiting for it.
-    fn touch(self: &Arc<Self>, id: SessionId) {
+    pub(super) fn touch(self: &Arc<Self>, id: SessionId) {
         let touch = Touch::new(id, Arc::clone(&self.config.realm), self.config.lifetimes);
         let slot = Arc::clone(self);
         tokio::spawn(async move {

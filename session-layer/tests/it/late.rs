@@ -12,7 +12,7 @@ use session_layer::{LazySession, Session, SessionError};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use crate::fixture::Call::{Apply, Load};
+use crate::fixture::Call::{Apply, Load, Touch};
 use crate::fixture::{BUDGET, Browser, Fault, TestStore, layer, setup};
 
 /// A route whose answer is a stream: for each word sent to it, it does something with the session and says how it went.
@@ -60,6 +60,7 @@ impl Stream {
             "clear" => session.clear().map(|()| "cleared".into()),
             "flush" => session.flush().await.map(|_| "flushed".into()),
             "reload" => session.reload().await.map(|alive| alive.to_string()),
+            "touch" => session.touch().await.map(|alive| alive.to_string()),
             "get" => session.get::<i64>("n").map(|n| format!("{n:?}")),
             "update" => session
                 .update("n", |n: &mut Option<i64>| {
@@ -172,6 +173,27 @@ async fn a_stream_that_outlives_its_session_finds_out() {
     assert_eq!(stream.ask("update").await, "409");
     assert_eq!(stream.ask("reload").await, "false");
     assert!(store.memory.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_prolongs_its_session_only_when_it_asks_for_that() {
+    let (store, browser, mut stream) = open().await;
+    for _ in 0..4 {
+        tokio::time::advance(crate::fixture::minutes(20)).await;
+        assert_eq!(stream.ask("touch").await, "true");
+        crate::fixture::settle().await;
+        store.expect_calls(&[Load, Touch]);
+        // Nothing is used up yet.
+        assert_eq!(stream.ask("touch").await, "true");
+        crate::fixture::settle().await;
+        store.expect_calls(&[Load]);
+    }
+    for alive in ["true", "false"] {
+        tokio::time::advance(crate::fixture::minutes(20)).await;
+        assert_eq!(stream.ask("reload").await, alive);
+    }
+    assert_eq!(stream.ask("touch").await, "false");
+    browser.run("exists").await.says("false");
 }
 
 #[tokio::test(start_paused = true)]

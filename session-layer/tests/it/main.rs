@@ -27,6 +27,7 @@ mod layers; // where the layer goes among others
 mod leaks; // clients that go leave nothing behind
 mod locks; // the app's code never runs under one
 mod login; // logging in and out
+mod long_requests; // what keeps a session alive while a request runs
 mod model; // stores and sessions against plain maps
 mod null; // what a stored `None` is
 mod parallel; // P2: requests of one session at the same time

@@ -9,6 +9,7 @@ mod node;
 mod clients; // who gives up waiting
 mod counters; // one attribute, many writers
 mod durable; // what a replica must have
+mod lifetimes; // timeouts that were changed, requests that take long
 mod once; // answers that are lost
 mod principals; // who is logged in where
 mod renewal; // late requests

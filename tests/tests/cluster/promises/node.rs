@@ -11,7 +11,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use cluster_tests::redis::{Machine, Redis};
 use http::Extensions;
-use session_layer::store::{RedisStore, SessionStore};
+use session_layer::store::{RedisStore, SessionStore, TOMBSTONE_LIFETIME};
 use session_layer::{SessionError, SessionLayer, SessionLayerBuilder, Sessions};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
@@ -29,6 +29,10 @@ pub(super) struct Place {
     prefix: String,
     durable_replicas: u32,
 }
+
+/// Finds the key of the only live session.
+const ONE_SESSION: &str = "local key for _, other in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do \
+    if redis.call('TYPE', other).ok == 'hash' and redis.call('HEXISTS', other, '@c') == 1 then key = other end end";
 
 impl Place {
     pub(super) async fn shared() -> Self {
@@ -69,6 +73,32 @@ impl Place {
         let answer = self.admin().await.command(&["EVAL", CONTENT, "0", &self.prefix]).await;
         let mut texts = texts(&answer).into_iter();
         std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).collect()
+    }
+
+    /// Makes each tombstone look as if its session had ended so long ago, by its time to live, and tells how many there are.
+    pub(super) async fn age_tombstones(&self, age: Duration) -> usize {
+        const AGE: &str = "local found = 0 for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do \
+            if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, '@t') == 1 then \
+              redis.call('PEXPIRE', key, ARGV[2]) found = found + 1 end end return found";
+        let left = (TOMBSTONE_LIFETIME - age).as_millis().to_string();
+        let answer = self.admin().await.command(&["EVAL", AGE, "0", &self.prefix, &left]).await;
+        answer.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{answer}"))
+    }
+
+    /// Makes the one live session look as if it had begun so much earlier.
+    pub(super) async fn age_session(&self, by: Duration) {
+        let script = format!("{ONE_SESSION} return redis.call('HINCRBY', key, '@b', '-' .. ARGV[2])");
+        let answer =
+            self.admin().await.command(&["EVAL", &script, "0", &self.prefix, &by.as_micros().to_string()]).await;
+        assert!(answer.starts_with(':'), "{answer}");
+    }
+
+    /// How long the one live session has left; `None` if there is none.
+    pub(super) async fn time_left(&self) -> Option<Duration> {
+        let script = format!("{ONE_SESSION} return key and redis.call('PTTL', key) or -2");
+        let answer = self.admin().await.command(&["EVAL", &script, "0", &self.prefix]).await;
+        let left: i64 = answer.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{answer}"));
+        u64::try_from(left).ok().map(Duration::from_millis)
     }
 
     /// How many live sessions there are.

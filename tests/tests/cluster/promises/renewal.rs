@@ -1,5 +1,7 @@
 //! Login, logout and renewal, and the requests that come late for them.
 
+use std::time::Duration;
+
 use session_layer::Session;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -264,6 +266,98 @@ async fn logout_in_one_tab_and_login_in_another_outlast_what_the_first_tab_still
         assert_eq!(place.audit().await.get("alice"), None);
     }
     assert_eq!(place.live_sessions().await, 0, "nothing was revived under another ID");
+}
+
+/// How a session ended, and whether its tombstone names a successor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    Revoked,
+    LostLogout,
+    LostLogin,
+    LostRenewal,
+}
+
+/// The browser's session ended on the other node, so long ago; nothing that reached the browser told it.
+async fn missed(place: &Place, nodes: &[Node; 2], end: End, ago: Duration) -> Browser {
+    let browser = visitor(&nodes[0]).await;
+    browser.log_in(&nodes[0], "alice").await.expect(200);
+    let lost = browser.copy();
+    match end {
+        End::Revoked => assert_eq!(nodes[1].sessions.revoke_all("alice").await.expect("an answer"), 1),
+        End::LostLogout => drop(lost.log_out(&nodes[1]).await.expect(200)),
+        End::LostLogin => drop(lost.log_in(&nodes[1], "alice").await.expect(200)),
+        End::LostRenewal => {
+            let cycle = async |session: Session| session.cycle_id().map(|()| String::new());
+            drop(lost.ask(&nodes[1], cycle).await.expect(200));
+        }
+    }
+    assert!(place.age_tombstones(ago).await > 0);
+    browser
+}
+
+/// Not refused for as long as the tombstone lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_that_missed_the_end_of_its_session_starts_another_after_the_late_window() {
+    for end in [End::Revoked, End::LostLogout, End::LostLogin, End::LostRenewal] {
+        let place = Place::shared().await;
+        let nodes = Node::pair(&place).await;
+        let linked = matches!(end, End::LostLogin | End::LostRenewal);
+        let blind = |browser: &Browser| {
+            browser.send_lazy(&nodes[0], async |session: session_layer::LazySession| {
+                session.insert("b", 1)?;
+                Ok(String::new())
+            })
+        };
+        // Some seconds are left of the window, for a machine that stands still.
+        let late = missed(&place, &nodes, end, Duration::from_secs(2)).await;
+        late.insert(&nodes[0], "a", "x").await.expect_gone();
+        blind(&late).await.expect_gone();
+        late.ask(&nodes[1], async |session: Session| Ok(session.has_ended().to_string())).await.without_cookie();
+
+        for writes_blindly in [false, true] {
+            let late = missed(&place, &nodes, end, Duration::from_secs(11)).await;
+            let before = late.cookie();
+            let answer = if writes_blindly { blind(&late).await } else { late.insert(&nodes[0], "b", "1").await };
+            late.receive(&answer.expect(200).with_cookie());
+            assert_ne!(late.cookie(), before);
+            let names = async |session: Session| Ok(session.names().join(" "));
+            assert_eq!(late.ask(&nodes[1], names).await.expect(200).body, "b", "{end:?}");
+            assert_eq!(late.principal(&nodes[1]).await, None);
+        }
+
+        let late = missed(&place, &nodes, end, Duration::from_secs(11)).await;
+        let read = late.ask(&nodes[0], async |session: Session| Ok(session.has_ended().to_string())).await.expect(200);
+        assert_eq!(read.body, "true");
+        if linked {
+            drop(read.without_cookie())
+        } else {
+            drop(read.with_removal())
+        }
+
+        // A repeated login still continues where the lost answer went.
+        let late = missed(&place, &nodes, End::LostLogin, Duration::from_secs(290)).await;
+        late.log_in(&nodes[0], "alice").await.expect(200).with_cookie();
+        assert_eq!(late.read(&nodes[1], "cart").await, "\"tea\"");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_starts_another_session_at_once() {
+    let place = Place::shared().await;
+    let nodes = Node::pair(&place).await;
+    for end in [End::Revoked, End::LostLogout, End::LostLogin, End::LostRenewal] {
+        for ago in [0, 11] {
+            let late = missed(&place, &nodes, end, Duration::from_secs(ago)).await;
+            let reset = async |session: Session| {
+                session.reset()?;
+                session.insert("oauth_state", "x")?;
+                Ok(String::new())
+            };
+            late.ask(&nodes[0], reset).await.expect(200).with_cookie();
+            assert_eq!(late.read(&nodes[1], "oauth_state").await, "\"x\"");
+            assert_eq!(late.read(&nodes[1], "cart").await, "");
+        }
+    }
 }
 
 #[test]
