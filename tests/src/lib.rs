@@ -33,6 +33,8 @@ pub mod lossy; // stands there too, and is slow, loses answers, or speaks for Re
 
 mod relay; // what both are made of
 
+pub mod service; // one address of several servers
+
 pub mod valve; // stands between a replica and its master, and can be shut
 
 pub mod resp; // where one command or reply ends and the next begins

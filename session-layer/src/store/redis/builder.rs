@@ -7,9 +7,10 @@ use tokio::runtime::Handle;
 
 use super::keys::{self, Keys};
 use super::reads::Reads;
+use super::resolve::Resolver;
 use super::rights::Checks;
 use super::status::{Feature, Status};
-use super::topology::{self, Master};
+use super::topology::{self, Master, Topology};
 use super::url::{self, RedisUrl, Servers};
 use super::{Inner, RedisStore, replicas, tracking};
 use crate::layer::ConfigError;
@@ -26,6 +27,7 @@ pub struct RedisStoreBuilder {
     replica_reads: bool,
     replicas: Option<Vec<String>>,
     near_cache: Option<NearCacheLimits>,
+    resolver: Resolver,
 }
 
 /// Hides the URL, which may hold a password.
@@ -44,6 +46,7 @@ impl RedisStoreBuilder {
             replica_reads: false,
             replicas: None,
             near_cache: None,
+            resolver: Resolver::default(),
         }
     }
 
@@ -110,6 +113,14 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// Resolves names with a function instead of the operating system's resolver: for tests of names that move or have several
+    /// addresses.
+    #[cfg(feature = "test-util")]
+    pub fn resolver(mut self, lookup: impl Fn(&str, u16) -> Vec<std::net::SocketAddr> + Send + Sync + 'static) -> Self {
+        self.resolver = Resolver::new(lookup);
+        self
+    }
+
     /// Makes the store, which starts to connect; does not wait for it.
     ///
     /// # Errors
@@ -156,34 +167,22 @@ impl RedisStoreBuilder {
         let checks = Checks { keys: keys.clone(), status: status.clone(), wanted };
         let replica_reads = self.replica_reads.then(|| replicas::Settings {
             given,
+            resolver: self.resolver.clone(),
             login: url.login.clone(),
             database: url.database,
             checks: checks.clone(),
         });
         let near_cache = self.near_cache.map(|limits| Arc::new(NearCache::new(limits)));
-        let tracking = near_cache.clone().map(|cache| tracking::Settings {
-            cache,
-            keys: keys.clone(),
-            login: url.login.clone(),
-            database: url.database,
-            checks: checks.clone(),
-        });
+        let tracking = near_cache.clone().map(|cache| tracking::Settings { cache, keys: keys.clone() });
         let recent = (self.replica_reads || near_cache.is_some()).then(Recent::default);
         let reads = Reads::default();
-        let watched = matches!(url.servers, Servers::Sentinel { .. });
+        let topology = Topology::new(url.clone(), self.resolver.clone(), replicas, reads.clone(), checks);
         let task = runtime
-            .spawn(topology::keep_connected(
-                url.clone(),
-                replicas,
-                replica_reads,
-                tracking,
-                reads.clone(),
-                checks,
-                Arc::clone(&master),
-            ))
+            .spawn(topology::keep_connected(topology, replica_reads, tracking, Arc::clone(&master)))
             .abort_handle();
+        let resolver = self.resolver;
         Ok(RedisStore {
-            inner: Arc::new(Inner { url, keys, master, status, watched, recent, near_cache, reads, task }),
+            inner: Arc::new(Inner { url, resolver, keys, master, status, recent, near_cache, reads, task }),
         })
     }
 }

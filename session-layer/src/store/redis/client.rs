@@ -6,6 +6,7 @@
 //!
 //! The client's own reconnecting is off: who asks knows better when to ask again, and whom.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use fred::clients::Client as Fred;
@@ -16,6 +17,7 @@ use tokio::sync::broadcast;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::connection::CallError;
+use super::resolve::{Resolver, first_usable};
 use super::url::{Address, Login};
 
 /// For each of: connecting, and the first commands.
@@ -31,9 +33,19 @@ pub(super) struct Lost(JoinHandle<Result<(), fred::error::Error>>);
 
 impl Client {
     /// Sentinels speak RESP2 everywhere, and what a server says of itself is the same in both.
-    pub(super) async fn open(address: &Address, login: &Login) -> Result<(Self, Lost), CallError> {
+    pub(super) async fn open(name: &Address, resolver: &Resolver, login: &Login) -> Result<(Self, Lost), CallError> {
+        let addresses = resolver.resolve(name).await?;
+        let login = login.clone();
+        first_usable(addresses, move |address| {
+            let login = login.clone();
+            async move { Self::open_address(address, &login).await }
+        })
+        .await
+    }
+
+    async fn open_address(address: SocketAddr, login: &Login) -> Result<(Self, Lost), CallError> {
         let config = Config {
-            server: ServerConfig::new_centralized(address.host.as_str(), address.port),
+            server: ServerConfig::new_centralized(address.ip().to_string(), address.port()),
             username: login.user.clone(),
             password: login.password.clone(),
             version: RespVersion::RESP2,

@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,9 +21,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::hello;
 use super::packet::{self, Expected, Misplaced};
 use super::resp::{self, Frame};
-use super::url::{Address, Login};
+use super::url::Login;
 
 /// For each of: connecting, and the first commands (`HELLO`, `SELECT`).
 const OPEN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -84,7 +86,25 @@ enum Waiting {
 type Held = Vec<(oneshot::Sender<Frame>, Frame)>;
 
 impl Connection {
-    pub(super) async fn open(address: &Address, login: &Login, database: u8) -> Result<(Self, Lost), CallError> {
+    /// Opens a connection for sessions: RESP3, in their database. To an address, not a name, so that the connections of an epoch lead to
+    /// one place.
+    pub(super) async fn open(address: SocketAddr, login: &Login, database: u8) -> Result<(Self, Lost), CallError> {
+        let (mut this, lost) = Self::start(address).await?;
+        within(OPEN_TIMEOUT, this.greet(login, database)).await?;
+        Ok((this, lost))
+    }
+
+    /// Opens a connection that only asks the server who it is. It speaks RESP2, which takes no greeting.
+    pub(super) async fn open_to_ask(address: SocketAddr, login: &Login) -> Result<(Self, Lost), CallError> {
+        let (this, lost) = Self::start(address).await?;
+        if let Some(password) = &login.password {
+            let words = login.user.iter().chain([password]).map(|word| Bytes::copy_from_slice(word.as_bytes()));
+            within(OPEN_TIMEOUT, this.call("AUTH", words.collect())).await?;
+        }
+        Ok((this, lost))
+    }
+
+    async fn start(address: SocketAddr) -> Result<(Self, Lost), CallError> {
         let stream = within(OPEN_TIMEOUT, connect(address)).await?;
         let wire = Arc::new(Wire {
             queue: Mutex::default(),
@@ -93,8 +113,7 @@ impl Connection {
         });
         let task = tokio::spawn(run(stream, Closing(Arc::clone(&wire))));
         // From here on dropping `this` stops the task, also when this future is dropped halfway.
-        let mut this = Self { wire, task: task.abort_handle(), server_version: None };
-        within(OPEN_TIMEOUT, this.greet(login, database)).await?;
+        let this = Self { wire, task: task.abort_handle(), server_version: None };
         Ok((this, Lost(task)))
     }
 
@@ -107,8 +126,9 @@ impl Connection {
             arguments.push(Bytes::from_static(b"AUTH"));
             arguments.extend([user, password.as_str()].map(|word| Bytes::copy_from_slice(word.as_bytes())));
         }
-        let hello = self.call("HELLO", arguments).await?;
-        self.server_version = version(&hello);
+        let greeting = self.call("HELLO", arguments).await?;
+        self.server_version = hello::field(&greeting, "version");
+        hello::refuse_mode(hello::field(&greeting, "mode").as_deref())?;
         if database != 0 {
             self.call("SELECT", vec![database.to_string().into()]).await?;
         }
@@ -267,9 +287,9 @@ impl Drop for Closing {
 
 const LOST: &str = "the connection is lost";
 
-async fn connect(address: &Address) -> Result<TcpStream, CallError> {
+async fn connect(address: SocketAddr) -> Result<TcpStream, CallError> {
     let stream = async {
-        let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         stream.set_zero_linger()?;
         Ok(stream)
@@ -325,16 +345,6 @@ async fn run(mut stream: TcpStream, wire: Closing) -> String {
     };
     wire.0.close(&reason);
     reason
-}
-
-fn version(hello: &Frame) -> Option<String> {
-    let Frame::Map { data } = hello else { return None };
-    data.iter().find_map(|pair| match pair {
-        (Frame::BlobString { data: name }, Frame::BlobString { data: version }) if name == "version" => {
-            Some(String::from_utf8_lossy(version).into_owned())
-        }
-        _ => None,
-    })
 }
 
 impl Lost {

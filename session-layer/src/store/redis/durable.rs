@@ -3,18 +3,25 @@
 //! `WAIT` waits for the writes of its own connection, and blocks it. So these commits have a connection to themselves, on which
 //! script and `WAIT` follow each other, and which everything else need not queue behind. Commits that come while a `WAIT` is under
 //! way are sent together when it is over, and share the next one.
+//!
+//! The connection lives within an epoch, and is opened again when it is lost.
 
+use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::backoff::Backoff;
 use super::connection::{CallError, Connection, within};
 use super::resp::Frame;
+use super::server::Server;
+use super::status::Feature;
 
 /// How often the server is asked whether it is there while nobody needs it: it may close what is idle, and others on the way forget it.
 /// The next login would find that out, and take all that is on its way over the other connection along.
@@ -23,6 +30,10 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_millis(200);
 /// How much longer than that its answer may take before the connection counts as dead.
 const GRACE: Duration = Duration::from_millis(700);
+/// How long a commit waits for a connection before the attempt fails with the reason why there is none.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(500);
+/// A connection that lasted this long is replaced at once.
+const LASTING: Duration = Duration::from_secs(1);
 /// When to stop waiting before the deadline: what was applied must still be told.
 const MARGIN: Duration = Duration::from_millis(300);
 
@@ -31,9 +42,12 @@ pub(super) type Answer = Result<(Frame, bool), CallError>;
 
 /// The connection for durable commits, and its queue.
 pub(super) struct Durable {
-    queue: mpsc::UnboundedSender<Job>,
+    queue: Arc<Queue>,
     task: AbortHandle,
 }
+
+/// Leads to the connection while there is one; else the reason.
+type Queue = watch::Sender<Result<mpsc::UnboundedSender<Job>, String>>;
 
 impl Drop for Durable {
     fn drop(&mut self) {
@@ -56,14 +70,9 @@ struct Applied {
 }
 
 impl Durable {
-    /// `silent` is told when the connection turns out to be dead.
-    pub(super) fn start(connection: Connection, replicas: u32, silent: impl Fn(CallError) + Send + 'static) -> Self {
-        let (queue, jobs) = mpsc::unbounded_channel();
-        let task = tokio::spawn(async move {
-            if let Err(error) = work(&connection, jobs, replicas).await {
-                silent(error);
-            }
-        });
+    pub(super) fn start(server: Arc<Server>, replicas: u32) -> Self {
+        let queue = Arc::new(Queue::new(Err("there is none yet".to_owned())));
+        let task = tokio::spawn(keep_connected(server, replicas, Arc::clone(&queue)));
         Self { queue, task: task.abort_handle() }
     }
 
@@ -74,21 +83,64 @@ impl Durable {
 
     /// One attempt. Dropping it does not take back what was sent.
     pub(super) async fn run(&self, arguments: Vec<Bytes>, deadline: Instant) -> Answer {
+        let queue = self.queue(deadline).await?;
         let gone = || CallError::Lost("the connection for durable commits is gone".to_owned());
         let (answer, receiver) = oneshot::channel();
-        self.queue.send(Job { arguments, deadline, answer }).map_err(|_| gone())?;
+        queue.send(Job { arguments, deadline, answer }).map_err(|_| gone())?;
         receiver.await.map_err(|_| gone())?
+    }
+
+    async fn queue(&self, deadline: Instant) -> Result<mpsc::UnboundedSender<Job>, CallError> {
+        let mut state = self.queue.subscribe();
+        // The sender lives as long as this.
+        let _ = timeout_at(deadline.min(Instant::now() + CONNECT_PATIENCE), state.wait_for(Result::is_ok)).await;
+        let queue = state.borrow().clone();
+        queue.map_err(|reason| CallError::Lost(format!("there is no connection for durable commits: {reason}")))
     }
 }
 
-/// Ends when the queue is closed, or the connection is dead.
-async fn work(connection: &Connection, mut jobs: mpsc::UnboundedReceiver<Job>, replicas: u32) -> Result<(), CallError> {
+/// Never ends; drop it to stop.
+async fn keep_connected(server: Arc<Server>, replicas: u32, queue: Arc<Queue>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let opened = server.connect().await;
+        let since = Instant::now();
+        let error = match opened {
+            Ok((connection, mut lost)) => {
+                server.access.checks.status.set_on(Feature::DurableCommits);
+                let (sender, jobs) = mpsc::unbounded_channel();
+                drop(queue.send_replace(Ok(sender)));
+                let Err(error) = tokio::select! {
+                    error = lost.wait() => Err(error),
+                    ended = work(&connection, jobs, replicas) => ended,
+                };
+                error
+            }
+            Err(error) => {
+                server.feature_off(Feature::DurableCommits, &error);
+                error
+            }
+        };
+        drop(queue.send_replace(Err(error.to_string())));
+        if since.elapsed() >= LASTING {
+            backoff.reset();
+        }
+        sleep(backoff.next()).await;
+    }
+}
+
+/// Ends when the connection is dead.
+async fn work(
+    connection: &Connection,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    replicas: u32,
+) -> Result<Infallible, CallError> {
     let mut applied: Vec<Applied> = Vec::new();
     let mut batch = Vec::new();
     loop {
         if applied.is_empty() {
             match tokio::time::timeout(HEARTBEAT, jobs.recv_many(&mut batch, MAX_BATCH)).await {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Err(CallError::Lost("nobody needs it any more".to_owned())),
                 Ok(_) => {}
                 Err(_elapsed) => {
                     within(GRACE, connection.call("ROLE", vec![])).await?;

@@ -1,7 +1,8 @@
 //! The time between finding a master and leaving it: its connections, and what was learned over them.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,30 +13,33 @@ use super::clock::{Clock, Samples};
 use super::connection::{CallError, Connection, Lost, within};
 use super::durable::Durable;
 use super::eviction::{self, Eviction};
+use super::identity::{Identity, Met, Unusable};
 use super::keys::Keys;
 use super::replicas::Replicas;
+use super::resolve::{Resolver, first_usable};
 use super::resp::Frame;
 use super::rights::{self, Missing};
 use super::scripts::Script;
+use super::server::{Access, Server, identify, lock};
 use super::status::Feature;
 use super::tracking::Tracking;
-use super::url::{Address, Login};
+use super::url::Address;
+use crate::store::StoreError;
 
 /// How long the questions may take that decide whether a server is used.
-const CHECK_TIMEOUT: Duration = Duration::from_millis(700);
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Before 7.0 a script writes although `min-replicas-to-write` replicas are missing.
 const OLDEST_VERSION: u64 = 7;
 
 pub(super) struct Epoch {
-    pub(super) server: Address,
+    pub(super) server: Arc<Server>,
     pub(super) connection: Connection,
     /// The SHA-1 of each script, as the server gave it.
     digests: [Bytes; Script::ALL.len()],
     /// The connection for commits that replicas must have, if any must.
     durable: Option<Durable>,
     clock: Mutex<Samples>,
-    exit: Arc<Exit>,
     /// A command found reason to ask the sentinels.
     pub(super) suspicious: Notify,
     /// Those that may be read from, if any may.
@@ -53,44 +57,27 @@ pub(super) struct Epoch {
     pub(super) rights_in_doubt: Notify,
 }
 
-/// Why a master is to be left, as a command found out.
-#[derive(Default)]
-struct Exit {
-    reason: Mutex<Option<String>>,
-    found: Notify,
-}
-
-impl Exit {
-    fn take(&self, reason: &CallError) {
-        lock(&self.reason).get_or_insert_with(|| reason.to_string());
-        self.found.notify_one();
-    }
-}
-
 impl Epoch {
-    /// Connects to a server and checks that it can be used as the master. `replicas` is how many must have a durable commit.
+    /// Connects to the first of a name's servers that can be used as the master. `replicas` is how many must have a durable commit. With
+    /// `in_succession`, it is the name that says who is master, and not the sentinels.
     pub(super) async fn open(
-        server: &Address,
-        login: &Login,
-        database: u8,
+        name: &Address,
+        resolver: &Resolver,
+        access: &Access,
+        in_succession: bool,
         replicas: u32,
         reads: Arc<AtomicU64>,
-        keys: &Keys,
     ) -> Result<(Self, Lost), CallError> {
-        let opened = Connection::open(server, login, database).await;
-        let (connection, lost) = opened.map_err(explain)?;
-        if let Some(version) = connection.server_version()
-            && major(version).is_some_and(|major| major < OLDEST_VERSION)
-        {
-            return Err(too_old(version));
-        }
+        let addresses = resolver.resolve(name).await?;
+        let candidate =
+            first_usable(addresses, |address| Candidate::open(address, access.clone(), in_succession)).await?;
+        let Candidate { address, connection, lost, role, identity } = candidate;
+        let server = Server::new(name.clone(), address, access.clone(), identity);
         let mut epoch = Self {
-            server: server.clone(),
             connection,
             digests: std::array::from_fn(|_| Bytes::new()),
             durable: None,
             clock: Mutex::new(Samples::new()),
-            exit: Arc::default(),
             suspicious: Notify::new(),
             replicas: Replicas::default(),
             tracking: Tracking::default(),
@@ -99,39 +86,33 @@ impl Epoch {
             had_replicas: AtomicBool::new(false),
             missing: Missing::default(),
             rights_in_doubt: Notify::new(),
+            server,
         };
         epoch.digests = within(CHECK_TIMEOUT, epoch.load_scripts()).await?;
-        epoch.missing = epoch.missing_rights(keys).await?;
+        epoch.missing = epoch.missing_rights(&access.checks.keys).await?;
         if !epoch.missing.is_usable() {
             return Err(CallError::Server(epoch.missing.to_string()));
         }
-        epoch.check_role().await?;
+        epoch.learn(&role?);
         if replicas > 0 && epoch.missing.feature(Feature::DurableCommits).is_none() {
-            let (connection, _) = Connection::open(server, login, database).await.map_err(explain)?;
-            let exit = Arc::clone(&epoch.exit);
-            epoch.durable = Some(Durable::start(connection, replicas, move |error| exit.take(&error)));
+            epoch.durable = Some(Durable::start(Arc::clone(&epoch.server), replicas));
+        }
+        if let (true, Ok(identity)) = (in_succession, epoch.server.identity()) {
+            lock(&access.succession).used(Met { address, identity: identity.clone() });
         }
         Ok((epoch, lost))
     }
 
     /// Asks whether the server is (still) master, and what time it is there.
     pub(super) async fn check_role(&self) -> Result<(), CallError> {
-        let sent = Instant::now();
-        let (role, time) = within(CHECK_TIMEOUT, async {
-            let (role, time) = tokio::join!(self.connection.call("ROLE", vec![]), self.connection.call("TIME", vec![]));
-            Ok((role?, time?))
-        })
-        .await?;
-        let micros = read_time(&time).ok_or_else(|| CallError::Server("TIME has an unknown form".to_owned()))?;
-        lock(&self.clock).sample(micros, sent, Instant::now());
-        match read_role(&role) {
-            Some(("master", replicas)) => {
-                self.had_replicas.fetch_or(replicas > 0, Ordering::Relaxed);
-                Ok(())
-            }
-            Some((role, _)) => Err(CallError::Server(format!("the server is no master but a {role}"))),
-            None => Err(CallError::Server("ROLE has an unknown form".to_owned())),
-        }
+        let role = within(CHECK_TIMEOUT, Role::ask(&self.connection)).await?;
+        self.learn(&role);
+        Ok(())
+    }
+
+    fn learn(&self, role: &Role) {
+        lock(&self.clock).sample(role.redis_micros, role.sent, role.received);
+        self.had_replicas.fetch_or(role.replicas > 0, Ordering::Relaxed);
     }
 
     /// Asks what the user may not do.
@@ -242,18 +223,31 @@ impl Epoch {
         lock(&self.clock).clock()
     }
 
-    /// A command found that this server is not to be used any more.
-    pub(super) fn leave(&self, reason: &CallError) {
-        self.exit.take(reason);
-    }
-
-    /// Resolves when a command has found that.
-    pub(super) async fn left(&self) -> String {
-        loop {
-            if let Some(reason) = lock(&self.exit.reason).clone() {
-                return reason;
+    /// What an error means to the store, and to the connection.
+    pub(super) fn judge(&self, error: CallError) -> StoreError {
+        match error.code() {
+            // The connection is gone, which its watcher knows as well.
+            None => StoreError::unavailable(error),
+            // No longer a server to talk to.
+            Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH") => {
+                self.server.leave(&error);
+                StoreError::unavailable(error)
             }
-            self.exit.found.notified().await;
+            // Its replicas may have moved on to another master.
+            Some("NOREPLICAS") => {
+                self.suspicious.notify_one();
+                StoreError::unavailable(error)
+            }
+            // Alive, and not now; or it forgets scripts as fast as they are loaded.
+            Some("BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "NOSCRIPT") => StoreError::unavailable(error),
+            Some("WRONGTYPE") => StoreError::corrupt(error),
+            // Out of memory, a full disk, a user without the right: waiting a moment will not help, and neither will another server.
+            Some(_) => {
+                if error.lacks_rights() {
+                    self.rights_in_doubt.notify_one();
+                }
+                StoreError::refused(error)
+            }
         }
     }
 
@@ -266,9 +260,66 @@ impl Epoch {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing panics between changes that belong together.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A connection to a master that may be used.
+struct Candidate {
+    address: SocketAddr,
+    connection: Connection,
+    lost: Lost,
+    role: Result<Role, CallError>,
+    identity: Result<Identity, String>,
+}
+
+impl Candidate {
+    async fn open(address: SocketAddr, access: Access, in_succession: bool) -> Result<Self, CallError> {
+        let opened = Connection::open(address, &access.login, access.database).await;
+        let (connection, lost) = opened.map_err(explain)?;
+        if let Some(version) = connection.server_version()
+            && major(version).is_some_and(|major| major < OLDEST_VERSION)
+        {
+            return Err(too_old(version));
+        }
+        // In one packet.
+        let asked = async { Ok(tokio::join!(Role::ask(&connection), identify(&connection))) };
+        let (role, identity) = within(CHECK_TIMEOUT, asked).await?;
+        // Without the right to ask, all rights that are missing are told in one line.
+        let role = match role {
+            Err(error) if !error.lacks_rights() => return Err(error),
+            role => role,
+        };
+        // A server that does not say who it is can be used, over one connection.
+        let identity = match identity {
+            Err(CallError::Lost(reason)) => return Err(CallError::Lost(reason)),
+            said => said.map_err(|refusal| refusal.to_string()),
+        };
+        if let (true, Ok(identity)) = (in_succession, &identity) {
+            let met = Met { address, identity: identity.clone() };
+            let admitted = lock(&access.succession).admit(&met, Instant::now());
+            admitted.map_err(|reason: Unusable| CallError::Server(reason.to_string()))?;
+        }
+        Ok(Self { address, connection, lost, role, identity })
+    }
+}
+
+/// What a master says when it is asked whether it is one.
+struct Role {
+    replicas: usize,
+    redis_micros: u64,
+    sent: Instant,
+    received: Instant,
+}
+
+impl Role {
+    async fn ask(connection: &Connection) -> Result<Self, CallError> {
+        let sent = Instant::now();
+        let (role, time) = tokio::join!(connection.call("ROLE", vec![]), connection.call("TIME", vec![]));
+        let (role, time, received) = (role?, time?, Instant::now());
+        let redis_micros = read_time(&time).ok_or_else(|| CallError::Server("TIME has an unknown form".to_owned()))?;
+        match read_role(&role) {
+            Some(("master", replicas)) => Ok(Self { replicas, redis_micros, sent, received }),
+            Some((role, _)) => Err(CallError::Server(format!("the server is no master but a {role}"))),
+            None => Err(CallError::Server("ROLE has an unknown form".to_owned())),
+        }
+    }
 }
 
 fn explain(error: CallError) -> CallError {

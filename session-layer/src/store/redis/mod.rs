@@ -1,8 +1,9 @@
 //! Sessions in Redis: one HASH per session, one script per commit.
 //!
 //! The only place that talks to Redis, and names its client. In the order of a command's life: where Redis is (`url`, `builder`), who
-//! leads (`topology`, `sentinel`, `watchdog`), the connections to it (`epoch`, `connection`, `durable`, `clock`) and to its replicas
-//! (`replicas`, `reads`), what they speak (`resp`), what is asked (`keys`, `scripts`), what it answers (`reply`), what it tells of
+//! leads (`topology`, `sentinel`, `name`, `identity`, `watchdog`), the connections to it (`epoch`, `server`, `resolve`, `connection`,
+//! `backoff`, `durable`, `clock`) and to its replicas
+//! (`replicas`, `reads`), what they speak (`hello`, `resp`), what is asked (`keys`, `scripts`), what it answers (`reply`), what it tells of
 //! changes (`tracking`). Beside them `client`, for what no request waits for, and `observe`, for people to look at.
 
 use std::fmt;
@@ -35,13 +36,26 @@ mod sentinel;
 
 mod watchdog;
 
+mod name;
+
 mod epoch;
 use epoch::Epoch;
+
+mod server;
+
+mod identity;
+
+mod resolve;
+use resolve::Resolver;
+
+mod backoff;
 
 mod connection;
 use connection::CallError;
 
 mod packet;
+
+mod hello;
 
 mod resp;
 
@@ -128,11 +142,10 @@ pub struct RedisStore {
 
 struct Inner {
     url: RedisUrl,
+    resolver: Resolver,
     keys: Keys,
     master: Arc<Master>,
     status: Status,
-    /// By sentinels, who may name another master.
-    watched: bool,
     /// Only where there are copies.
     recent: Option<Recent>,
     near_cache: Option<Arc<NearCache>>,
@@ -156,6 +169,8 @@ impl RedisStore {
     ///   this name. User and password are those of the Redis servers; sentinels are asked without one.
     ///
     /// What has a meaning in a URL (`@ : / ? # %`) is written as `%` and two hexadecimal digits in a password.
+    ///
+    #[doc = include_str!("names.md")]
     pub fn builder(url: &str) -> RedisStoreBuilder {
         RedisStoreBuilder::new(url)
     }
@@ -185,7 +200,7 @@ impl RedisStore {
     ///
     /// Outside a Tokio runtime.
     pub fn observe(&self) -> Observer {
-        Observer::start(&self.inner.url)
+        Observer::start(&self.inner.url, &self.inner.resolver)
     }
 
     fn epoch(&self) -> Result<Arc<Epoch>, StoreError> {
@@ -246,42 +261,14 @@ impl RedisStore {
         let over = master.wait_for(|now| !now.as_ref().is_some_and(|now| Arc::ptr_eq(now, epoch)));
         tokio::select! {
             biased;
-            answer = call => answer.map_err(|error| judge(epoch, error)),
+            answer = call => answer.map_err(|error| epoch.judge(error)),
             _ = over => Err(StoreError::unavailable("the connection to the Redis master was given up")),
         }
     }
 }
 
-/// How long the sentinels may take to confirm a master. In their right mind they take a tenth of it.
+/// How long the sentinels, or a look at where the name leads, may take to confirm a master. Normally it takes a tenth of that.
 const CONFIRMATION: Duration = Duration::from_secs(1);
-
-/// What an error means to the store, and to the connection.
-fn judge(epoch: &Epoch, error: CallError) -> StoreError {
-    match error.code() {
-        // The connection is gone, which its watcher knows as well.
-        None => StoreError::unavailable(error),
-        // No longer a server to talk to.
-        Some("READONLY" | "MASTERDOWN" | "LOADING" | "NOAUTH") => {
-            epoch.leave(&error);
-            StoreError::unavailable(error)
-        }
-        // Its replicas may have moved on to another master.
-        Some("NOREPLICAS") => {
-            epoch.suspicious.notify_one();
-            StoreError::unavailable(error)
-        }
-        // Alive, and not now; or it forgets scripts as fast as they are loaded.
-        Some("BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "NOSCRIPT") => StoreError::unavailable(error),
-        Some("WRONGTYPE") => StoreError::corrupt(error),
-        // Out of memory, a full disk, a user without the right: waiting a moment will not help, and neither will another server.
-        Some(_) => {
-            if error.lacks_rights() {
-                epoch.rights_in_doubt.notify_one();
-            }
-            StoreError::refused(error)
-        }
-    }
-}
 
 impl SessionStore for RedisStore {
     async fn load(&self, id: &SessionId) -> Result<Loaded, StoreError> {
@@ -372,9 +359,6 @@ impl SessionStore for RedisStore {
 
     async fn confirm_master(&self) -> Result<bool, StoreError> {
         let epoch = self.epoch()?;
-        if !self.inner.watched {
-            return Ok(true);
-        }
         let confirmed = async {
             epoch.confirmation().await;
             Ok(())

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::client::{Client, Lost};
 use super::connection::{CallError, within};
+use super::resolve::Resolver;
 use super::url::{Address, Login, RedisUrl, Servers};
 
 mod seen; // what is seen, as values
@@ -76,7 +77,7 @@ pub enum Observed {
 }
 
 impl Observer {
-    pub(super) fn start(url: &RedisUrl) -> Self {
+    pub(super) fn start(url: &RedisUrl, resolver: &Resolver) -> Self {
         let (events, received) = broadcast::channel(KEPT_EVENTS);
         let (discovered, found) = mpsc::unbounded_channel();
         let (sentinels, servers) = match &url.servers {
@@ -96,6 +97,7 @@ impl Observer {
             events,
             discovered,
             wake: watch::Sender::new(()),
+            resolver: resolver.clone(),
             login: url.login.clone(),
             master: name(url),
         };
@@ -153,6 +155,7 @@ struct Looker {
     discovered: mpsc::UnboundedSender<Address>,
     /// Changes when everybody is to be asked at once.
     wake: watch::Sender<()>,
+    resolver: Resolver,
     login: Login,
     master: String,
 }
@@ -190,7 +193,7 @@ impl Looker {
             // A connection that was cut says nothing yet: sentinels have a server cut all of them when its role changes. Who
             // cannot be asked on a new one either does not answer.
             let asked = async {
-                let (connection, _) = Client::open(&address, &self.login).await?;
+                let (connection, _) = Client::open(&address, &self.resolver, &self.login).await?;
                 let first = within(TIMEOUT, ask_server(&connection)).await?;
                 Ok::<_, CallError>((connection, first))
             };
@@ -239,7 +242,7 @@ impl Looker {
 
     /// A connection that carries what the sentinel publishes; one on which others are asked cannot.
     async fn listen(&self, address: &Address) -> Result<(Client, Lost), CallError> {
-        let (connection, lost) = Client::open(address, &Login::default()).await?;
+        let (connection, lost) = Client::open(address, &self.resolver, &Login::default()).await?;
         within(TIMEOUT, connection.subscribe_to_all()).await?;
         Ok((connection, lost))
     }
@@ -260,7 +263,7 @@ impl Looker {
     }
 
     async fn ask_on(&self, place: usize, address: &Address) {
-        let Ok((connection, _lost)) = Client::open(address, &Login::default()).await else {
+        let Ok((connection, _lost)) = Client::open(address, &self.resolver, &Login::default()).await else {
             return;
         };
         while let Ok((word, servers)) = within(TIMEOUT, ask_sentinel(&connection, &self.master)).await {

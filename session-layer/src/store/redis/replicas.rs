@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::connection::{CallError, Connection, within};
 use super::epoch::Epoch;
 use super::reads::Reads;
+use super::resolve::{Resolver, first_usable};
 use super::resp::Frame;
 use super::rights::Checks;
 use super::status::Feature;
@@ -40,6 +41,7 @@ const SAMPLES: usize = 8;
 pub(super) struct Settings {
     /// Those that the master names if none are given.
     pub(super) given: Option<Vec<Address>>,
+    pub(super) resolver: Resolver,
     pub(super) login: Login,
     pub(super) database: u8,
     pub(super) checks: Checks,
@@ -74,7 +76,10 @@ impl Replicas {
         let mut followed: HashMap<Address, AbortOnDrop> = HashMap::new();
         loop {
             let asked = Instant::now();
-            if let Ok(written) = within(PROBE_TIMEOUT, replication(&epoch.connection)).await {
+            // A server that was demoted a moment ago counts in the history of its new master, and may be behind it.
+            if let Ok(written) = within(PROBE_TIMEOUT, replication(&epoch.connection)).await
+                && written.is_master
+            {
                 let listed = settings.given.clone().unwrap_or_else(|| written.replicas.clone());
                 samples.remember(asked, written);
                 followed.retain(|address, _| listed.contains(address));
@@ -146,8 +151,14 @@ impl Follower {
     }
 
     async fn connection(&self) -> Result<Infallible, CallError> {
-        let Settings { login, database, .. } = &self.settings;
-        let (connection, _lost) = Connection::open(&self.address, login, *database).await?;
+        let Settings { resolver, login, database, .. } = &self.settings;
+        let (login, database) = (login.clone(), *database);
+        // Reads and proofs go over one connection, so that both are about the same server, whatever the name leads to later.
+        let opened = first_usable(resolver.resolve(&self.address).await?, move |address| {
+            let login = login.clone();
+            async move { Connection::open(address, &login, database).await }
+        });
+        let (connection, _lost) = opened.await?;
         let good_until = Mutex::new(Instant::now());
         let replica = Arc::new(Replica { connection, good_until, reads: Arc::clone(&self.reads) });
         lock(&self.replicas.connected).push(Arc::clone(&replica));
@@ -187,6 +198,7 @@ impl Samples {
 /// What a server says of its replication.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Replication {
+    is_master: bool,
     /// Names what the offset counts in.
     history: String,
     offset: u64,
@@ -222,6 +234,7 @@ impl Replication {
         let is_master = *fields.get("role")? == "master";
         let offset = fields.get(if is_master { "master_repl_offset" } else { "slave_repl_offset" })?;
         Some(Self {
+            is_master,
             history: (*fields.get("master_replid")?).to_owned(),
             offset: offset.parse().ok()?,
             linked: !is_master && fields.get("master_link_status") == Some(&"up"),
@@ -253,9 +266,10 @@ mod tests {
     fn what_servers_say_of_their_replication_is_read() {
         let address = |host: &str, port| Address { host: host.into(), port };
         let replicas = vec![address("127.0.0.1", 6381), address("redis-3", 6382)];
-        let master = Replication { history: "aa".into(), offset: 100, linked: false, replicas };
+        let master = Replication { is_master: true, history: "aa".into(), offset: 100, linked: false, replicas };
         assert_eq!(Replication::read(MASTER), Some(master));
-        let replica = Replication { history: "aa".into(), offset: 90, linked: true, replicas: vec![] };
+        let replica =
+            Replication { is_master: false, history: "aa".into(), offset: 90, linked: true, replicas: vec![] };
         assert_eq!(Replication::read(REPLICA), Some(replica));
         assert!(!Replication::read(&REPLICA.replace(":up", ":down")).unwrap().linked);
         for broken in ["", "role:master", "role:slave\nmaster_replid:a\nmaster_repl_offset:1", "slave0:ip=a"] {

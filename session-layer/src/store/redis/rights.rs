@@ -71,13 +71,14 @@ const ALWAYS: &[&[Word]] = &[
     &[Text("ECHO"), Text("")],
 ];
 
-/// What only some features need. `INFO` also says whether the server evicts.
+/// What only some features need. `INFO` says which server answers a second connection, and whether the server evicts.
 const BY_FEATURES: &[(Feature, &[Word])] = &[
     (Feature::NearCache, &[Text("CLIENT"), Text("TRACKING"), Text("ON")]),
     (Feature::NearCache, &[Text("PING")]),
     (Feature::NearCache, &[Text("INFO")]),
     (Feature::ReplicaReads, &[Text("INFO")]),
     (Feature::DurableCommits, &[Text("WAIT"), Text("1"), Text("1")]),
+    (Feature::DurableCommits, &[Text("INFO")]),
 ];
 
 /// What is checked about each server, and who is told.

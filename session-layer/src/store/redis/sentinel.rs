@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::connection::{CallError, within};
+use super::resolve::Resolver;
 use super::url::{Address, Login};
 
 /// How long one sentinel may take, connecting included.
@@ -23,6 +24,7 @@ pub(super) struct Sentinels {
 
 struct Sentinel {
     address: Address,
+    resolver: Resolver,
     master: String,
     /// Kept between questions; taken out while in use, so that one that was given up is dropped.
     connection: Mutex<Option<Client>>,
@@ -46,9 +48,11 @@ pub(super) struct Answers {
 }
 
 impl Sentinels {
-    pub(super) fn new(addresses: Vec<Address>, master: &str) -> Self {
-        let sentinel =
-            |address| Arc::new(Sentinel { address, master: master.to_owned(), connection: Mutex::default() });
+    pub(super) fn new(addresses: Vec<Address>, master: &str, resolver: &Resolver) -> Self {
+        let sentinel = |address| {
+            let (resolver, master) = (resolver.clone(), master.to_owned());
+            Arc::new(Sentinel { address, resolver, master, connection: Mutex::default() })
+        };
         Self { sentinels: addresses.into_iter().map(sentinel).collect() }
     }
 
@@ -89,7 +93,7 @@ impl Sentinel {
             let connection = match &mut connection {
                 Some(connection) => connection,
                 none => {
-                    let opened = Client::open(&self.address, &Login::default()).await?;
+                    let opened = Client::open(&self.address, &self.resolver, &Login::default()).await?;
                     none.insert(opened.0)
                 }
             };

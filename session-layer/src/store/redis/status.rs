@@ -14,8 +14,8 @@ pub enum Feature {
     NearCache,
     /// [`replica_reads`](super::RedisStoreBuilder::replica_reads). Off: the master answers every read.
     ReplicaReads,
-    /// [`durable_replicas`](super::RedisStoreBuilder::durable_replicas). Off: a login, logout or revocation does not wait for a replica,
-    /// and a failover right after it may undo it.
+    /// [`durable_replicas`](super::RedisStoreBuilder::durable_replicas). Off for want of rights: a login, logout or revocation does not
+    /// wait for a replica, and a failover right after it may undo it. Off since there is no second connection to the master: it fails.
     DurableCommits,
 }
 

@@ -1,6 +1,6 @@
 //! Finds the master, holds on to it, and looks again when it is gone: one task per store.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -8,11 +8,16 @@ use tokio::time::Instant;
 
 use super::connection::{CallError, Lost};
 use super::epoch::Epoch;
+use super::identity::Succession;
+use super::name::Name;
 use super::reads::Reads;
+use super::resolve::Resolver;
 use super::rights::Checks;
 use super::sentinel::Sentinels;
+use super::server::Access;
 use super::status::Feature;
 use super::url::{Address, RedisUrl, Servers};
+use super::watchdog::Authority;
 use super::{replicas, telemetry, tracking, watchdog};
 use crate::id::random_bytes;
 
@@ -27,24 +32,21 @@ const SHORT: Duration = Duration::from_millis(500);
 
 /// Never ends; drop it to stop.
 pub(super) async fn keep_connected(
-    url: RedisUrl,
-    durable_replicas: u32,
+    topology: Topology,
     replica_reads: Option<replicas::Settings>,
     near_cache: Option<tracking::Settings>,
-    reads: Reads,
-    checks: Checks,
     master: Arc<Master>,
 ) {
-    let topology = Topology::new(url, durable_replicas, reads.clone(), checks.clone());
+    let (reads, checks) = (&topology.reads, &topology.access.checks);
     let mut last = None;
     loop {
         let (epoch, lost) = topology.connect(last.as_ref()).await;
         let epoch = Arc::new(epoch);
         let since = Instant::now();
-        checks.status.set_server(epoch.server.to_string());
+        checks.status.set_server(epoch.server.name.to_string());
         for feature in &checks.wanted {
             match epoch.missing.feature(*feature) {
-                Some(reason) => checks.off(&epoch.server, *feature, &reason),
+                Some(reason) => checks.off(&epoch.server.name, *feature, &reason),
                 None => checks.status.set_on(*feature),
             }
         }
@@ -53,7 +55,7 @@ pub(super) async fn keep_connected(
         let is_on = |feature| epoch.missing.feature(feature).is_none();
         let follow_replicas = async {
             match &replica_reads {
-                Some(settings) if is_on(Feature::ReplicaReads) => epoch.replicas.follow(&epoch, settings, &reads).await,
+                Some(settings) if is_on(Feature::ReplicaReads) => epoch.replicas.follow(&epoch, settings, reads).await,
                 _ => std::future::pending().await,
             }
         };
@@ -64,7 +66,7 @@ pub(super) async fn keep_connected(
             }
         };
         let reason = tokio::select! {
-            reason = watchdog::watch(&epoch, lost, topology.sentinels.as_ref(), &checks) => reason,
+            reason = watchdog::watch(&epoch, lost, &topology.authority, checks) => reason,
             never = follow_replicas => match never {},
             never = fill_near_cache => match never {},
         };
@@ -72,8 +74,8 @@ pub(super) async fn keep_connected(
         checks.status.set_problem(&reason);
         master.send_replace(None);
         epoch.close();
-        telemetry::left(&epoch.server, &reason);
-        last = Some(epoch.server.clone());
+        telemetry::left(&epoch.server.name, &reason);
+        last = Some(epoch.server.name.clone());
         drop(epoch);
         if since.elapsed() < SHORT {
             pause().await;
@@ -81,35 +83,40 @@ pub(super) async fn keep_connected(
     }
 }
 
-struct Topology {
-    url: RedisUrl,
+/// Where the master is found, and how it is opened.
+pub(super) struct Topology {
+    authority: Authority,
+    resolver: Resolver,
+    access: Access,
     durable_replicas: u32,
     reads: Reads,
-    checks: Checks,
-    sentinels: Option<Sentinels>,
 }
 
 impl Topology {
-    fn new(url: RedisUrl, durable_replicas: u32, reads: Reads, checks: Checks) -> Self {
-        let sentinels = match &url.servers {
-            Servers::Standalone(_) => None,
-            Servers::Sentinel { sentinels, master } => Some(Sentinels::new(sentinels.clone(), master)),
+    pub(super) fn new(url: RedisUrl, resolver: Resolver, durable_replicas: u32, reads: Reads, checks: Checks) -> Self {
+        let RedisUrl { servers, login, database } = url;
+        let authority = match servers {
+            Servers::Standalone(name) => Authority::Name(Name { name, resolver: resolver.clone() }),
+            Servers::Sentinel { sentinels, master } => {
+                Authority::Sentinels(Sentinels::new(sentinels, &master, &resolver))
+            }
         };
-        Self { url, durable_replicas, reads, checks, sentinels }
+        let succession = Arc::new(Mutex::new(Succession::default()));
+        let access = Access { login, database, succession, checks, warnings: Arc::default() };
+        Self { authority, resolver, access, durable_replicas, reads }
     }
 
     async fn connect(&self, last: Option<&Address>) -> (Epoch, Lost) {
         let mut complaints = telemetry::Complaints::default();
         loop {
-            let attempt = match (&self.url.servers, &self.sentinels) {
-                (Servers::Standalone(server), _) => self.open(server).await,
-                (_, Some(sentinels)) => self.open_named(sentinels, last).await,
-                (Servers::Sentinel { .. }, None) => unreachable!("sentinels are made from such a URL"),
+            let attempt = match &self.authority {
+                Authority::Name(name) => self.open(&name.name).await,
+                Authority::Sentinels(sentinels) => self.open_named(sentinels, last).await,
             };
             match attempt {
                 Ok(opened) => return opened,
                 Err(error) => {
-                    self.checks.status.set_problem(&error);
+                    self.access.checks.status.set_problem(&error);
                     complaints.cannot_connect(&error);
                 }
             }
@@ -118,9 +125,10 @@ impl Topology {
     }
 
     async fn open(&self, server: &Address) -> Result<(Epoch, Lost), String> {
-        let RedisUrl { login, database, .. } = &self.url;
+        let in_succession = matches!(self.authority, Authority::Name(_));
         let reads = self.reads.counter(server);
-        let opened = Epoch::open(server, login, *database, self.durable_replicas, reads, &self.checks.keys).await;
+        let opened =
+            Epoch::open(server, &self.resolver, &self.access, in_succession, self.durable_replicas, reads).await;
         opened.map_err(|error: CallError| format!("{server}: {error}"))
     }
 

@@ -1,7 +1,8 @@
 //! The connection over which the near cache is filled and told what changed (RESP3, `CLIENT TRACKING`).
 //!
 //! What is read over it, the server remembers, and says so when it changes, on the same connection. It has its own: what commits
-//! read in their scripts need not be remembered by anybody. It lives within an epoch, and is opened again when it is lost.
+//! read in their scripts need not be remembered by anybody. It lives within an epoch, leads to the epoch's server, and is opened again
+//! when it is lost.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -12,13 +13,13 @@ use bytes::Bytes;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, sleep};
 
-use super::connection::{CallError, Connection, within};
+use super::backoff::Backoff;
+use super::connection::{CallError, Connection, Lost, within};
 use super::keys::Keys;
 use super::resp::Frame;
-use super::rights::Checks;
+use super::server::Server;
 use super::status::Feature;
 use super::telemetry;
-use super::url::{Address, Login};
 use crate::budget::OnDrop;
 use crate::store::near_cache::NearCache;
 
@@ -32,9 +33,6 @@ const PATIENCE: Duration = Duration::from_millis(700);
 pub(super) struct Settings {
     pub(super) cache: Arc<NearCache>,
     pub(super) keys: Keys,
-    pub(super) login: Login,
-    pub(super) database: u8,
-    pub(super) checks: Checks,
 }
 
 /// The connection, while there is one.
@@ -47,24 +45,28 @@ impl Tracking {
     }
 
     /// Keeps a connection to this master; never ends. Nothing is left in the cache when it is dropped.
-    pub(super) async fn follow(&self, server: &Address, settings: &Settings) -> Infallible {
+    pub(super) async fn follow(&self, server: &Server, settings: &Settings) -> Infallible {
+        let mut backoff = Backoff::default();
         loop {
-            let Err(error) = self.keep(server, settings).await;
-            telemetry::not_told(server, &error);
-            if error.lacks_rights() {
-                settings.checks.off(server, Feature::NearCache, &error.to_string());
+            match start(server).await {
+                Ok((connection, lost)) => {
+                    let since = Instant::now();
+                    server.access.checks.status.set_on(Feature::NearCache);
+                    let Err(error) = self.keep(connection, lost, settings).await;
+                    telemetry::connection_lost(&server.name, &error);
+                    if since.elapsed() >= HEARTBEAT {
+                        backoff.reset();
+                    }
+                }
+                Err(error) => server.feature_off(Feature::NearCache, &error),
             }
-            sleep(HEARTBEAT).await;
+            sleep(backoff.next()).await;
         }
     }
 
-    async fn keep(&self, server: &Address, settings: &Settings) -> Result<Infallible, CallError> {
-        let Settings { cache, keys, login, database, checks } = settings;
-        let (connection, mut lost) = Connection::open(server, login, *database).await?;
+    async fn keep(&self, connection: Connection, mut lost: Lost, settings: &Settings) -> Result<Infallible, CallError> {
+        let Settings { cache, keys } = settings;
         let mut unasked = connection.unasked();
-        let words = ["TRACKING", "ON"].map(|word| Bytes::from_static(word.as_bytes()));
-        within(PATIENCE, connection.call("CLIENT", words.into())).await?;
-        checks.status.set_on(Feature::NearCache);
         let connection = Arc::new(connection);
         *self.lock() = Some(Arc::clone(&connection));
         let _given_up = OnDrop(|| {
@@ -104,6 +106,14 @@ impl Tracking {
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens a connection on which the server says what changed. A push that comes before somebody listens is about nothing that was read.
+async fn start(server: &Server) -> Result<(Connection, Lost), CallError> {
+    let (connection, lost) = server.connect().await?;
+    let words = ["TRACKING", "ON"].map(|word| Bytes::from_static(word.as_bytes()));
+    within(PATIENCE, connection.call("CLIENT", words.into())).await?;
+    Ok((connection, lost))
 }
 
 /// Asks after a while whether the server is still there, and gives the time of the question.

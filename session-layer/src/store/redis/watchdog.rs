@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::connection::Lost;
 use super::epoch::Epoch;
+use super::name::Name;
 use super::rights::{Checks, Missing};
 use super::sentinel::Sentinels;
 use super::telemetry;
@@ -23,13 +24,25 @@ const SURVEY: Duration = Duration::from_secs(60);
 /// How often at most, since every request may miss it.
 const SHORTEST_SURVEY: Duration = Duration::from_secs(1);
 
+/// Who says which server is the master.
+pub(super) enum Authority {
+    Name(Name),
+    Sentinels(Sentinels),
+}
+
 /// Resolves with the reason when the master is to be looked for again.
-pub(super) async fn watch(epoch: &Epoch, mut lost: Lost, sentinels: Option<&Sentinels>, checks: &Checks) -> String {
+pub(super) async fn watch(epoch: &Epoch, mut lost: Lost, authority: &Authority, checks: &Checks) -> String {
+    let confirm = async {
+        match authority {
+            Authority::Name(name) => name.watch(epoch).await,
+            Authority::Sentinels(sentinels) => confirm(epoch, sentinels).await,
+        }
+    };
     tokio::select! {
         reason = lost.wait() => reason.to_string(),
-        reason = epoch.left() => reason,
+        reason = epoch.server.left() => reason,
         reason = heartbeat(epoch) => reason,
-        reason = confirm(epoch, sentinels) => reason,
+        reason = confirm => reason,
         reason = survey(epoch, checks) => reason,
     }
 }
@@ -50,7 +63,7 @@ async fn survey(epoch: &Epoch, checks: &Checks) -> String {
         if let Ok(eviction) = epoch.eviction().await {
             let told = eviction.clone();
             if let (true, Some(eviction)) = (checks.status.set_eviction(eviction), told) {
-                telemetry::evicts(&epoch.server, &eviction);
+                telemetry::evicts(&epoch.server.name, &eviction);
             }
         }
         let in_doubt = tokio::time::timeout(SURVEY, epoch.rights_in_doubt.notified()).await.is_ok();
@@ -68,15 +81,13 @@ async fn survey(epoch: &Epoch, checks: &Checks) -> String {
     }
 }
 
-async fn confirm(epoch: &Epoch, sentinels: Option<&Sentinels>) -> String {
-    // Without sentinels there is nobody to ask: the server of the URL is the master, whatever its replicas do.
-    let Some(sentinels) = sentinels else { return std::future::pending().await };
+async fn confirm(epoch: &Epoch, sentinels: &Sentinels) -> String {
     loop {
         tokio::time::sleep(SHORTEST_CONFIRMATION).await;
         let _ = tokio::time::timeout(CONFIRMATION - SHORTEST_CONFIRMATION, epoch.suspicious.notified()).await;
         let asked = Instant::now();
         let answers = sentinels.ask().await;
-        if answers.deposes(&epoch.server) {
+        if answers.deposes(&epoch.server.name) {
             return "the sentinels name another master".to_owned();
         }
         if answers.majority {

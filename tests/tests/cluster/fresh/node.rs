@@ -41,6 +41,7 @@ impl Node {
             .route("/get/{name}", post(get))
             .route("/strict/{name}", post(strict))
             .route("/who", post(who))
+            .route("/strict_who", post(strict_who))
             .route("/set/{name}/{value}", post(set))
             .route("/blind/{name}/{value}", post(blind))
             .route("/log_in/{name}", post(log_in))
@@ -65,6 +66,10 @@ async fn strict(Strict(session): Strict, name: Path<String>) -> String {
 
 async fn who(session: Session) -> String {
     session.principal().unwrap_or_default()
+}
+
+async fn strict_who(Strict(session): Strict) -> String {
+    who(session).await
 }
 
 async fn set(session: Session, Path((name, value)): Path<(String, u64)>) -> Result<(), SessionError> {

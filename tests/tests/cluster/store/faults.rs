@@ -103,7 +103,9 @@ async fn a_dropped_connection_is_replaced_at_once() {
     let mut slowest = Duration::ZERO;
     for n in 1..=20 {
         let dropped = Instant::now();
-        assert_eq!(admin.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await, ":1\r\n");
+        // One, or two while the store looks where its name leads.
+        let killed = admin.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        assert_ne!(killed, ":0\r\n");
         let commit = add(id, "n", 1);
         let answer = patiently(&store, WHILE, || store.commit(&commit)).await;
         assert!(matches!(answer, Ok(Reply::Applied { counters, .. }) if counters["n"] == n));
@@ -272,9 +274,12 @@ async fn missing_replicas_stop_writes_and_nothing_else() {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(attributes(&store, &id).await.is_empty());
+    // Those for sessions speak RESP3.
     let ids = |list: &str| {
-        list.split(' ').filter_map(|field| field.split_once("id=")).map(|id| id.1.to_owned()).collect::<Vec<_>>()
+        let lines = list.lines().filter(|line| line.contains(" resp=3"));
+        lines.filter_map(|line| Some(line.split("id=").nth(1)?.split(' ').next()?.to_owned())).collect::<Vec<_>>()
     };
+    assert_eq!(ids(&before).len(), 1, "{before}");
     assert_eq!(ids(&before), ids(&admin.command(&["CLIENT", "LIST", "TYPE", "normal"]).await));
     admin.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
     assert_eq!(applied(&store, &add(id, "n", 1)).await["n"], 1);
@@ -291,7 +296,7 @@ async fn the_last_clone_takes_everything_with_it() {
     let clients = async |admin: &mut cluster_tests::redis::Redis| {
         admin.command(&["CLIENT", "LIST", "TYPE", "normal"]).await.lines().filter(|line| line.contains("addr=")).count()
     };
-    assert_eq!(clients(&mut admin).await, 2, "this one and the store");
+    assert!(clients(&mut admin).await >= 2, "this one and the store");
     let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert!(tasks > 0);
     drop(clone);
@@ -371,8 +376,11 @@ async fn the_connection_for_logins_is_kept_although_nobody_logs_in() {
         let field = |line: &str, name: &str| line.split(name).nth(1)?.split(' ').next()?.parse::<u64>().ok();
         of_store.filter_map(|line| Some((field(line, "id=")?, field(line, " age=")?))).collect::<Vec<_>>()
     };
-    let first: Vec<_> = listed(&mut admin).await.into_iter().map(|(id, _)| id).collect();
-    assert_eq!(first.len(), 2, "one of them for logins");
+    let first = eventually("two connections, one of them for logins", WHILE, async || {
+        let ids: Vec<_> = listed(&mut admin).await.into_iter().map(|(id, _)| id).collect();
+        ensure(ids.len() == 2, || format!("{ids:?}")).map(|()| ids)
+    })
+    .await;
     eventually("connections that are older than the server lets idle ones become", WHILE, async || {
         let now = listed(&mut admin).await;
         let ids: Vec<_> = now.iter().map(|(id, _)| *id).collect();

@@ -10,6 +10,7 @@ use session_layer::store::{
 };
 use tokio::time::Instant;
 
+mod addresses;
 mod eviction;
 mod failover;
 mod faults;

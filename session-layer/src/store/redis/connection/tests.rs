@@ -9,9 +9,9 @@ use super::*;
 /// A connection that is greeted, and its other end.
 async fn pair() -> (Connection, Lost, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = Address { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() };
+    let address = listener.local_addr().unwrap();
     let login = Login::default();
-    let (opened, server) = tokio::join!(Connection::open(&address, &login, 0), async {
+    let (opened, server) = tokio::join!(Connection::open(address, &login, 0), async {
         let (mut server, _) = listener.accept().await.unwrap();
         heard(&mut server, &[b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", &marker(1)[..]].concat()).await;
         server.write_all(b"%1\r\n$7\r\nversion\r\n$5\r\n7.0.1\r\n").await.unwrap();
@@ -222,4 +222,29 @@ async fn what_the_server_does_not_take_is_given_up_with_the_connection() {
     });
     assert!(matches!((answer, why), (Err(CallError::Lost(_)), CallError::Lost(_))));
     drop(server);
+}
+
+/// What opening a connection to a server in this mode says.
+async fn opened_in(mode: &str) -> Result<(), String> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, login) = (listener.local_addr().unwrap(), Login::default());
+    let (opened, ()) = tokio::join!(Connection::open(address, &login, 0), async {
+        let (mut server, _) = listener.accept().await.unwrap();
+        asked(&server).await;
+        let hello = format!("%1\r\n$4\r\nmode\r\n${}\r\n{mode}\r\n", mode.len());
+        server.write_all(&[hello.as_bytes(), &echo(1)].concat()).await.unwrap();
+    });
+    opened.map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_member_of_a_redis_cluster_is_refused_in_one_sentence() {
+    assert_eq!(opened_in("standalone").await, Ok(()));
+    let refused = opened_in("cluster").await.unwrap_err();
+    assert!(
+        refused.contains("Redis Cluster") && refused.contains("cluster-enabled no") && !refused.contains(". "),
+        "{refused}"
+    );
+    let refused = opened_in("sentinel").await.unwrap_err();
+    assert!(refused.contains("redis-sentinel://"), "{refused}");
 }
