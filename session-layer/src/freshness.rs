@@ -155,20 +155,13 @@ pub(crate) fn is_lost_in(told: Version, record: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::SameSite;
+    use crate::transport::tests::cookie;
 
     const OLD: &[u8] = &[1; 32];
     const NEW: &[u8] = &[2; 32];
 
     fn tokens(name: &str, secret: &[u8], accepted: &[&[u8]]) -> Tokens {
-        let cookie = Cookie {
-            name: name.into(),
-            domain: None,
-            path: "/".into(),
-            same_site: SameSite::Lax,
-            secure: true,
-            max_age: None,
-        };
+        let cookie = Cookie { name: name.into(), ..cookie() };
         let accepted: Vec<_> = accepted.iter().map(|secret| secret.to_vec()).collect();
         Tokens::new(&cookie, secret, &accepted)
     }

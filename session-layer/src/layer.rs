@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderName;
 use http::response::Parts;
 use tower_layer::Layer;
 
@@ -54,6 +55,7 @@ pub use config_error::ConfigError;
 /// | `TraceLayer` | outside | the commit's events would lie outside the request's span, and its time outside the latency |
 /// | `ConcurrencyLimitLayer` | outside | inside, a permit is given back before the commit has begun |
 /// | `RetryLayer`, `Hedge` | outside, for requests that are safe to send twice | all attempts share one session: what a failed attempt changed is committed together with what the last one changed |
+/// | what sets headers for caches (`CDN-Cache-Control`) | inside | outside, it sets them after this layer has removed them, and a cache may give one visitor's cookie to others |
 /// | `from_fn` middleware that uses the session | inside | outside there is no session in the request |
 ///
 /// A retry outside sees the committed answer: an attempt that its handler answered 5xx has left nothing behind. One that this layer
@@ -104,6 +106,8 @@ pub(crate) struct Config {
     pub(crate) cookie: Cookie,
     /// Whose lists of principals its sessions are in.
     pub(crate) realm: Arc<str>,
+    /// Headers for caches that stay beside a `Set-Cookie`.
+    pub(crate) kept_cache_headers: Vec<HeaderName>,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) touch_interval: Duration,
     pub(crate) late_window: Duration,

@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::header::CACHE_CONTROL;
 use http::response::Parts;
+use http::{HeaderName, StatusCode};
 
 use super::config_error::{
     ConfigError, DEFAULT_NAME, DEVELOPMENT_NAME, check_late_window, check_longest, check_name, check_secret,
@@ -22,7 +23,9 @@ use crate::session::DefaultSession;
 use crate::signature::{LayerKind, Signer};
 use crate::store::{ErasedStore, SessionStore};
 use crate::telemetry;
-use crate::transport::{Cookie, SameSite};
+use crate::transport::{Cookie, SameSite, seconds};
+
+mod cookie; // settings of the cookie, and of what caches are told about it
 
 mod principals; // settings of the lists of principals
 
@@ -45,6 +48,8 @@ struct Settings {
     cookie_path: String,
     same_site: SameSite,
     persistent_cookie: bool,
+    partitioned: bool,
+    kept_cache_headers: Vec<HeaderName>,
     development: bool,
     idle_timeout: Duration,
     absolute_timeout: Option<Duration>,
@@ -73,6 +78,8 @@ impl SessionLayerBuilder {
             cookie_path: "/".to_owned(),
             same_site: SameSite::default(),
             persistent_cookie: false,
+            partitioned: false,
+            kept_cache_headers: Vec::new(),
             development: false,
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Some(Duration::from_secs(12 * 60 * 60)),
@@ -106,50 +113,6 @@ impl<K> SessionLayerBuilder<K> {
     /// that the ones before it did not sign.
     pub fn accepted_secrets<T: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = T>) -> Self {
         self.settings.accepted_secrets = secrets.into_iter().map(|secret| secret.as_ref().to_vec()).collect();
-        self
-    }
-
-    /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
-    /// (RFC 6265bis, section 4.1.3); in development mode `session`. A name that ends with `-v` is refused: `<name>-v` is the second
-    /// cookie of the layer named `<name>`, for [`rollback_detection`](Self::rollback_detection) and copies.
-    pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
-        self.settings.cookie_name = Some(name.into());
-        self
-    }
-
-    /// Sends the cookie to all hosts below this domain. Default: to this host alone. Needs a name without `__Host-`.
-    pub fn cookie_domain(mut self, domain: impl Into<String>) -> Self {
-        self.settings.cookie_domain = Some(domain.into());
-        self
-    }
-
-    /// Sends the cookie only below this path. Default: `/`. A path is no protection between apps of one host, since scripts of one
-    /// can reach the other (RFC 6265, section 8.6). Another path needs a name without `__Host-`.
-    pub fn cookie_path(mut self, path: impl Into<String>) -> Self {
-        self.settings.cookie_path = path.into();
-        self
-    }
-
-    /// Whether the cookie comes along on requests that another site started. Default: [`SameSite::Lax`].
-    pub fn same_site(mut self, same_site: SameSite) -> Self {
-        self.settings.same_site = same_site;
-        self
-    }
-
-    /// Lets the cookie outlive the browser: its `Max-Age` is the idle timeout, and it is sent again whenever the session is
-    /// prolonged. Default: off, the browser drops it when it closes.
-    ///
-    /// What it costs: such an answer, overtaken by that of a login, puts the ID from before the login back into the browser, which is
-    /// then not logged in; nobody else's session is touched.
-    pub fn persistent_cookie(mut self, persistent: bool) -> Self {
-        self.settings.persistent_cookie = persistent;
-        self
-    }
-
-    /// Lets the cookie travel over plain HTTP, for development: it is not `Secure`, its default name is `session`, and a warning is
-    /// logged. Default: off. Anybody on the way can read such a cookie.
-    pub fn development(mut self, development: bool) -> Self {
-        self.settings.development = development;
         self
     }
 
@@ -360,10 +323,17 @@ impl<K> SessionLayerBuilder<K> {
             path: settings.cookie_path,
             same_site: settings.same_site,
             secure: !settings.development,
-            max_age: settings.persistent_cookie.then_some(settings.idle_timeout),
+            partitioned: settings.partitioned,
+            max_age: settings.persistent_cookie.then(|| seconds(settings.idle_timeout)),
         };
         if let Some(fault) = cookie.fault() {
             return Err(cookie_error(fault));
+        }
+        if settings.kept_cache_headers.contains(&CACHE_CONTROL) {
+            return Err(ConfigError::new(
+                "keep_cache_headers",
+                "must not name `cache-control`: with a cookie it is always `no-store`, or caches give one visitor's cookie to others",
+            ));
         }
         if settings.development {
             telemetry::development_cookie(&cookie.name);
@@ -379,6 +349,7 @@ impl<K> SessionLayerBuilder<K> {
             signer: Signer::new(settings.layer_kind, &cookie.name, &secret, &settings.accepted_secrets),
             realm: settings.realm.unwrap_or_else(|| cookie.bare_name().to_owned()).into(),
             cookie,
+            kept_cache_headers: settings.kept_cache_headers,
             // As stores keep them: else no session would ever have the timeouts that it should.
             lifetimes: Lifetimes {
                 idle_timeout: whole_millis(settings.idle_timeout),

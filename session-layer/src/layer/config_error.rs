@@ -102,24 +102,38 @@ pub(super) fn cookie_error(fault: CookieFault) -> ConfigError {
             "cookie_name",
             "must be a token: letters, digits and !#$%&'*+-.^_`|~ (RFC 6265, section 4.1.1)",
         ),
-        CookieFault::Path => {
-            ConfigError::new("cookie_path", "must start with `/` and hold only printable ASCII without `;`")
+        CookieFault::NameLength => {
+            ConfigError::new("cookie_name", "is too long: browsers keep 4096 bytes of name and value together")
         }
-        CookieFault::Domain => {
-            ConfigError::new("cookie_domain", "must not be empty and hold only printable ASCII without `;`")
-        }
-        CookieFault::HostPrefix => ConfigError::new(
-            "cookie_name",
-            "starts with `__Host-`, which browsers accept only for Secure cookies with path `/` and no domain; choose another name, \
-             or leave out `cookie_domain`, `cookie_path` and `development`",
+        CookieFault::Path => ConfigError::new(
+            "cookie_path",
+            "must start with `/` and be written as in a URL: at most 1024 bytes of ASCII without spaces, `;`, `?` and `#`",
         ),
-        CookieFault::SecurePrefix => ConfigError::new(
+        CookieFault::Domain(problem) => ConfigError::new(
+            "cookie_domain",
+            format!("{problem}; a domain is a name such as `shop.example`, without scheme, port or path"),
+        ),
+        CookieFault::HostPrefix(prefix) => ConfigError::new(
             "cookie_name",
-            "starts with `__Secure-`, which browsers accept only for Secure cookies; choose another name, or leave out `development`",
+            format!(
+                "starts with `{prefix}`, which browsers accept only for Secure cookies with path `/` and no domain; choose another \
+                 name, or leave out `cookie_domain`, `cookie_path` and `development`"
+            ),
+        ),
+        CookieFault::SecurePrefix(prefix) => ConfigError::new(
+            "cookie_name",
+            format!(
+                "starts with `{prefix}`, which browsers accept only for Secure cookies; choose another name, or leave out \
+                 `development`"
+            ),
         ),
         CookieFault::SameSiteNone => ConfigError::new(
             "same_site",
             "is `None`, which browsers accept only for Secure cookies; leave out `development`",
+        ),
+        CookieFault::Partitioned => ConfigError::new(
+            "partitioned",
+            "needs a Secure cookie; leave out `development`, or switch `partitioned` off with it",
         ),
     }
 }

@@ -18,6 +18,7 @@ use crate::layer::Config;
 use crate::state::{CookieChange, State};
 use crate::store::{BoxFuture, Touch};
 use crate::telemetry;
+use crate::transport::{forbid_storing, mark_as_read};
 
 impl Slot {
     /// The handler has answered: no more changes, and what there is to commit, is to be committed by what this returns. `None`: nothing
@@ -126,27 +127,14 @@ impl Slot {
             CookieChange::Forget => Some(cookie.forget()),
         };
         if read {
-            vary_on_cookie(headers);
+            mark_as_read(headers);
         }
         // RFC 9111, section 7.3: a cache may store a response with `Set-Cookie` and hand one user's cookie to another.
-        if set_cookie.is_some() || token_cookie.is_some() || (read && !headers.contains_key(header::CACHE_CONTROL)) {
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if set_cookie.is_some() || token_cookie.is_some() {
+            forbid_storing(headers, &self.config.kept_cache_headers);
         }
         for value in [set_cookie, token_cookie].into_iter().flatten() {
             headers.append(header::SET_COOKIE, value);
         }
-    }
-}
-
-/// Adds `Cookie` to `Vary` unless it is covered already (RFC 9110, section 12.5.5).
-fn vary_on_cookie(headers: &mut HeaderMap) {
-    let covered = headers.get_all(header::VARY).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|b| *b == b',')
-            .any(|field| field.trim_ascii().eq_ignore_ascii_case(b"cookie") || field.trim_ascii() == b"*")
-    });
-    if !covered {
-        headers.append(header::VARY, HeaderValue::from_static("cookie"));
     }
 }

@@ -1,5 +1,17 @@
 //! How a session ID travels between browser and server.
 
-mod cookie;
+mod cookie; // the name and attributes, and the headers made of them
 pub use cookie::SameSite;
-pub(crate) use cookie::{Cookie, CookieFault};
+#[cfg(test)]
+pub(crate) use cookie::tests;
+pub(crate) use cookie::{Cookie, seconds};
+
+mod check; // refuses what browsers would not keep or send back
+pub(crate) use check::CookieFault;
+
+mod domain; // what a `Domain` attribute may be
+
+mod read; // finds our values in a request's headers
+
+mod caches; // what caches are told
+pub(crate) use caches::{forbid_storing, mark_as_read};

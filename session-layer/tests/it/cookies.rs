@@ -1,4 +1,4 @@
-//! The cookie, and what caches are told.
+//! The cookie.
 
 use axum::Router;
 use axum::body::Body;
@@ -64,57 +64,13 @@ async fn the_cookies_attributes_are_settings() {
     assert_eq!(removal.set_cookies(), [format!("shop={expected}; Max-Age=0")]);
 }
 
-// Caches.
-
-/// What a route that runs `ops` and sets these headers itself tells caches: `Vary`, `Cache-Control`.
-async fn told(ops: &str) -> (String, String) {
-    let (_, browser) = with_session().await;
-    let path = if ops.starts_with("lazy ") { "/lazy" } else { "/run" };
-    let answer = browser.send(browser.request(path, ops.trim_start_matches("lazy "))).await;
-    (answer.all(header::VARY).join(", "), answer.all(header::CACHE_CONTROL).join(", "))
-}
-
 #[tokio::test]
-async fn what_was_read_from_a_session_is_kept_out_of_shared_caches() {
-    let read = ("cookie".to_owned(), "no-store".to_owned());
-    for ops in
-        ["get n", "exists", "insert a 1", "lazy presented", "lazy increment n; flush n", "status 404", "status 500"]
-    {
-        assert_eq!(told(ops).await, read, "{ops}");
-    }
-    // "There is none" is an answer about the session as well.
-    let (_, browser) = setup();
-    let answer = browser.run("exists").await.says("false");
-    assert_eq!(
-        (&answer.headers[header::VARY], &answer.headers[header::CACHE_CONTROL]),
-        (&"cookie".parse().unwrap(), &"no-store".parse().unwrap())
-    );
-    // What was only written says nothing about it.
-    assert_eq!(told("lazy insert a 1").await, (String::new(), String::new()));
-}
-
-#[tokio::test]
-async fn vary_is_merged_into_what_the_handler_says() {
-    for (own, vary) in [
-        ("accept-encoding", "accept-encoding, cookie"),
-        ("cookie", "cookie"),
-        ("accept,Cookie", "accept,Cookie"),
-        ("*", "*"),
-        ("x-cookie", "x-cookie, cookie"),
-    ] {
-        assert_eq!(told(&format!("header vary {own}; get n")).await.0, vary);
-    }
-}
-
-#[tokio::test]
-async fn a_handler_may_say_how_to_cache_what_it_read_unless_a_cookie_is_sent() {
-    assert_eq!(told("header cache-control private; get n").await.1, "private");
-    assert_eq!(told("header cache-control max-age=60; get n; insert a 1").await.1, "max-age=60");
-    assert_eq!(told("header cache-control max-age=60; header cache-control public; cycle").await.1, "no-store");
-    assert_eq!(told("header cache-control max-age=60; log_out").await.1, "no-store");
-    let (_, browser) = setup();
-    let answer = browser.lazy("header cache-control max-age=60; insert a 1").await.with_cookie();
-    assert_eq!(answer.all(header::CACHE_CONTROL), ["no-store"]);
+async fn a_partitioned_cookie_is_set_and_removed_as_one() {
+    let (_, browser) = setup_with(|layer| layer.same_site(SameSite::None).partitioned(true));
+    let answer = browser.run("insert a 1").await.expect(200).with_cookie();
+    assert!(answer.set_cookies()[0].ends_with("; SameSite=None; Secure; Partitioned"), "{answer:?}");
+    let removal = browser.run("log_out").await.with_removal();
+    assert!(removal.set_cookies()[0].ends_with("; Partitioned; Max-Age=0"), "{removal:?}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod broken; // a store with one of the usual mistakes
 mod fixture;
 
 mod attributes; // their types, and what other versions of the app wrote
+mod caches; // what caches between app and visitors do with answers
 mod changed_settings; // timeouts that were raised or lowered since a session began
 mod cheap; // P5: what a request costs
 mod clicks; // logins that are clicked twice
