@@ -53,13 +53,22 @@ impl Tokens {
         let keyed = |secret: &[u8]| keyed(&info, secret);
         let signing = keyed(secret);
         let accepted = std::iter::once(signing.clone()).chain(accepted.iter().map(|secret| keyed(secret))).collect();
-        Self { cookie: Cookie { name: format!("{}{SUFFIX}", cookie.name), ..cookie.clone() }, signing, accepted }
+        Self { cookie: Self::cookie_beside(cookie), signing, accepted }
+    }
+
+    /// The cookie that carries the tokens of another one's sessions.
+    pub(crate) fn cookie_beside(cookie: &Cookie) -> Cookie {
+        Cookie { name: format!("{}{SUFFIX}", cookie.name), ..cookie.clone() }
     }
 
     /// The newest token for this ID in all `Cookie` headers of a request.
     pub(crate) fn read<'a>(&self, headers: impl Iterator<Item = &'a HeaderValue>, id: &SessionId) -> Option<Token> {
         let tokens = self.cookie.candidates(headers, ENCODED_LEN).filter_map(|value| self.verify(value, id));
         tokens.max_by_key(|token| (token.version, token.sent))
+    }
+
+    pub(crate) fn cookie_name(&self) -> &str {
+        &self.cookie.name
     }
 
     /// `Set-Cookie` that makes the browser keep a token.

@@ -93,12 +93,13 @@ where
 
 /// The response as it is sent. Cookies follow what was applied, whatever the status.
 fn finish<B: Default>(mut response: Response<B>, outcome: Result<(), SessionError>, slot: &Slot) -> Response<B> {
+    let committed = outcome.is_ok();
     if let Err(error) = outcome {
         telemetry::not_committed(&error);
         response = Response::default();
         *response.status_mut() = error.status();
         error.describe(&mut response);
     }
-    slot.write_headers(response.headers_mut());
+    slot.write_headers(response.headers_mut(), committed);
     response
 }

@@ -106,6 +106,8 @@ pub(crate) struct Config {
     pub(crate) cookie: Cookie,
     /// Whose lists of principals its sessions are in.
     pub(crate) realm: Arc<str>,
+    /// What browsers are to forget, IDs and tokens.
+    pub(crate) former_cookies: Vec<Cookie>,
     /// Headers for caches that stay beside a `Set-Cookie`.
     pub(crate) kept_cache_headers: Vec<HeaderName>,
     pub(crate) lifetimes: Lifetimes,

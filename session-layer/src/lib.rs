@@ -43,7 +43,7 @@ mod slot; // what everything in a request shares, and the IO
 mod state; // what a request knows of its session and has changed so far
 
 mod transport; // in: the ID that the browser presented; out: the ID that it should keep
-pub use transport::SameSite;
+pub use transport::{FormerCookie, SameSite};
 
 mod signature; // what makes a cookie ours
 

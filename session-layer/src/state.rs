@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) updates: usize,
     /// What the program is still to be told of.
     pub(crate) events: Vec<SessionEvent>,
+    /// A commit of this request found that its session had ended.
+    pub(crate) gone: bool,
     pub(crate) failed: Option<SessionError>,
 }
 
@@ -94,6 +96,21 @@ impl State {
                 self.has_ended = true;
             }
         }
+    }
+
+    /// The session that the browser came with, if it was alive when this request last read or wrote it.
+    pub(crate) fn lives(&self) -> Option<SessionId> {
+        match self.seen {
+            Seen::Alive(id) if self.record.is_some() && !self.gone => Some(id),
+            // A blind write that was applied.
+            Seen::Unseen(id) if self.committed.is_some() && !self.gone => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether none of the browser's cookies has a live session.
+    pub(crate) fn has_none(&self) -> bool {
+        matches!(self.seen, Seen::Nobody | Seen::Absent | Seen::Ended { .. })
     }
 
     /// An attribute as this request sees it.
@@ -302,10 +319,6 @@ impl State {
                 }
             }
             Action::Apply(id) | Action::Renew(_, id, _) => {
-                let due = self.record.as_ref().is_none_or(|record| config.wants_touch(record, Duration::ZERO));
-                if config.cookie.max_age.is_some() && due {
-                    self.cookie = CookieChange::Keep(*id);
-                }
                 if let Some(record) = &mut self.record {
                     keep(&mut record.attributes);
                     record.version = version;

@@ -109,6 +109,13 @@ pub(crate) fn touch_failed(error: &StoreError) {
     tracing::debug!(%error, "a session was not prolonged; its next request tries again");
 }
 
+pub(crate) fn several_cookies(name: &str) {
+    tracing::debug!(
+        cookie = name,
+        "a browser sent several session cookies; `former_cookies` removes those of former settings"
+    );
+}
+
 /// Warns once per process: a program with several layers has one mode.
 pub(crate) fn development_cookie(name: &str) {
     static ONCE: Once = Once::new();

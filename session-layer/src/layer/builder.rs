@@ -11,7 +11,7 @@ use http::{HeaderName, StatusCode};
 
 use super::config_error::{
     ConfigError, DEFAULT_NAME, DEVELOPMENT_NAME, check_late_window, check_longest, check_name, check_secret,
-    check_timeouts, cookie_error, whole_millis,
+    check_timeouts, cookie_error, former_cookies, whole_millis,
 };
 use super::{CommitWhen, Config, OnEvent, SessionLayer};
 use crate::budget::Waiters;
@@ -23,7 +23,7 @@ use crate::session::DefaultSession;
 use crate::signature::{LayerKind, Signer};
 use crate::store::{ErasedStore, SessionStore};
 use crate::telemetry;
-use crate::transport::{Cookie, SameSite, seconds};
+use crate::transport::{Cookie, FormerCookie, SameSite, seconds};
 
 mod cookie; // settings of the cookie, and of what caches are told about it
 
@@ -50,6 +50,7 @@ struct Settings {
     persistent_cookie: bool,
     partitioned: bool,
     kept_cache_headers: Vec<HeaderName>,
+    former_cookies: Vec<FormerCookie>,
     development: bool,
     idle_timeout: Duration,
     absolute_timeout: Option<Duration>,
@@ -80,6 +81,7 @@ impl SessionLayerBuilder {
             persistent_cookie: false,
             partitioned: false,
             kept_cache_headers: Vec::new(),
+            former_cookies: Vec::new(),
             development: false,
             idle_timeout: Duration::from_secs(30 * 60),
             absolute_timeout: Some(Duration::from_secs(12 * 60 * 60)),
@@ -329,6 +331,7 @@ impl<K> SessionLayerBuilder<K> {
         if let Some(fault) = cookie.fault() {
             return Err(cookie_error(fault));
         }
+        let former_cookies = former_cookies(settings.former_cookies, &cookie)?;
         if settings.kept_cache_headers.contains(&CACHE_CONTROL) {
             return Err(ConfigError::new(
                 "keep_cache_headers",
@@ -349,6 +352,7 @@ impl<K> SessionLayerBuilder<K> {
             signer: Signer::new(settings.layer_kind, &cookie.name, &secret, &settings.accepted_secrets),
             realm: settings.realm.unwrap_or_else(|| cookie.bare_name().to_owned()).into(),
             cookie,
+            former_cookies,
             kept_cache_headers: settings.kept_cache_headers,
             // As stores keep them: else no session would ever have the timeouts that it should.
             lifetimes: Lifetimes {

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::freshness;
+use crate::freshness::{self, Tokens};
 use crate::signature::{LayerKind, MIN_SECRET_LEN};
 use crate::store::TOMBSTONE_LIFETIME;
-use crate::transport::CookieFault;
+use crate::transport::{Cookie, CookieFault, FormerCookie};
 
 pub(super) fn check_secret(setting: &'static str, secret: &[u8]) -> Result<(), ConfigError> {
     if secret.len() < MIN_SECRET_LEN {
@@ -136,6 +136,28 @@ pub(super) fn cookie_error(fault: CookieFault) -> ConfigError {
             "needs a Secure cookie; leave out `development`, or switch `partitioned` off with it",
         ),
     }
+}
+
+/// What browsers are to forget: the cookies and, beside each, what they were told of its session.
+pub(super) fn former_cookies(former: Vec<FormerCookie>, now: &Cookie) -> Result<Vec<Cookie>, ConfigError> {
+    let mut cookies = Vec::new();
+    for former in former {
+        let cookie = former.cookie(now);
+        if let Some(fault) = cookie.fault() {
+            let ConfigError { setting, problem } = cookie_error(fault);
+            return Err(ConfigError::new(
+                "former_cookies",
+                format!("names a cookie {:?} that no browser has kept: its `{setting}` {problem}", cookie.name),
+            ));
+        }
+        if cookie.is_same_as(now) {
+            let problem = format!("names the cookie {:?} as it is now, and would log everybody out", cookie.name);
+            return Err(ConfigError::new("former_cookies", problem));
+        }
+        cookies.push(Tokens::cookie_beside(&cookie));
+        cookies.push(cookie);
+    }
+    Ok(cookies)
 }
 
 /// A setting that cannot be used. `Display` names it and says how to mend it.

@@ -1,10 +1,9 @@
-//! What the answer waits for, and what it tells the browser.
+//! What the answer waits for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, header};
 use tracing::Instrument;
 
 use super::Slot;
@@ -12,13 +11,10 @@ use crate::budget::OnDrop;
 use crate::commit::{Seen, Step, plan};
 use crate::delta::Delta;
 use crate::error::SessionError;
-use crate::freshness::{Token, seconds_since_epoch};
 use crate::id::SessionId;
-use crate::layer::Config;
 use crate::state::{CookieChange, State};
 use crate::store::{BoxFuture, Touch};
 use crate::telemetry;
-use crate::transport::{forbid_storing, mark_as_read};
 
 impl Slot {
     /// The handler has answered: no more changes, and what there is to commit, is to be committed by what this returns. `None`: nothing
@@ -79,9 +75,6 @@ impl Slot {
         if !self.config.wants_touch(record, self.arrived.elapsed()) {
             return None;
         }
-        if self.config.cookie.max_age.is_some() && matches!(state.cookie, CookieChange::None) {
-            state.cookie = CookieChange::Keep(id);
-        }
         Some(id)
     }
 
@@ -95,46 +88,5 @@ impl Slot {
                 telemetry::touch_failed(&error);
             }
         });
-    }
-
-    /// What the browser is to be told of its session: its version, when that is another than it was told. Goes and comes with the ID.
-    fn token_cookie(&self) -> Option<HeaderValue> {
-        let tokens = self.config.tokens.as_ref()?;
-        // Who never asked for the session does not pay for a MAC.
-        self.presented.get()?;
-        let (cookie, seen, version, rolled_back) =
-            self.with_state(|state| (state.cookie, state.seen.id(), state.newest_version(), state.rolled_back));
-        let sent = seconds_since_epoch();
-        let keep = |id, version| tokens.keep(&id, Token { version, sent });
-        match cookie {
-            CookieChange::Forget => Some(tokens.forget()),
-            CookieChange::Keep(id) => Some(version.map_or_else(|| tokens.forget(), |version| keep(id, version))),
-            CookieChange::None => {
-                let (id, version) = (seen?, version?);
-                (rolled_back || self.told(&id).is_none_or(|told| told < version)).then(|| keep(id, version))
-            }
-        }
-    }
-
-    /// Cookies and cache headers.
-    pub(crate) fn write_headers(&self, headers: &mut HeaderMap) {
-        let token_cookie = self.token_cookie();
-        let (change, read) = self.with_state(|state| (state.cookie, state.read));
-        let Config { cookie, signer, .. } = &*self.config;
-        let set_cookie = match &change {
-            CookieChange::None => None,
-            CookieChange::Keep(id) => Some(cookie.keep(&signer.sign(id))),
-            CookieChange::Forget => Some(cookie.forget()),
-        };
-        if read {
-            mark_as_read(headers);
-        }
-        // RFC 9111, section 7.3: a cache may store a response with `Set-Cookie` and hand one user's cookie to another.
-        if set_cookie.is_some() || token_cookie.is_some() {
-            forbid_storing(headers, &self.config.kept_cache_headers);
-        }
-        for value in [set_cookie, token_cookie].into_iter().flatten() {
-            headers.append(header::SET_COOKIE, value);
-        }
     }
 }

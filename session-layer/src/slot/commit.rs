@@ -26,6 +26,10 @@ impl Slot {
         conditions: &BTreeMap<String, Option<Bytes>>,
         budget: &Budget,
     ) -> Result<Attempt, SessionError> {
+        // A blind write of a browser with several cookies: which of them it is for, only the store knows.
+        if self.candidates().are_several() {
+            self.choose(false, budget).await?;
+        }
         let seen = self.with_state(|state| state.seen);
         let mut step = plan(&seen, delta);
         // Each further step answers something that another request did meanwhile; more than a few in a row is no accident.
@@ -89,6 +93,7 @@ impl Slot {
                 }
             }
         }
+        self.with_state(|state| state.gone = true);
         Err(SessionError::new(Kind::Gone))
     }
 

@@ -12,6 +12,10 @@ pub(crate) use check::CookieFault;
 mod domain; // what a `Domain` attribute may be
 
 mod read; // finds our values in a request's headers
+pub(crate) use read::Candidates;
+
+mod former; // cookies that an earlier version of the app has set
+pub use former::FormerCookie;
 
 mod caches; // what caches are told
 pub(crate) use caches::{forbid_storing, mark_as_read};

@@ -17,6 +17,7 @@ mod copies; // P6: reads from elsewhere than the master
 mod durable; // P9: what a replica must have
 mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say
+mod former; // two of our cookies at once
 mod fresh; // P9: what a browser was told
 mod full; // a store in memory that is full
 mod gone; // clients that go, and handlers that give up
@@ -33,6 +34,7 @@ mod model; // stores and sessions against plain maps
 mod null; // what a stored `None` is
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
+mod persistent; // cookies that outlive the browser
 mod random; // two browsers against a model
 mod realms; // two layers over one store
 mod retries; // requests that are sent more than once

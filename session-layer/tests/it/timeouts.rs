@@ -131,29 +131,6 @@ async fn a_changed_idle_timeout_reaches_a_session_at_its_next_commit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_persistent_cookie_lives_as_long_as_the_session_and_is_sent_again_when_that_is_prolonged() {
-    let (_, browser) = setup_with(|layer| layer.persistent_cookie(true));
-    let answer = browser.run("insert a 1").await.expect(200).with_cookie();
-    assert!(answer.set_cookies()[0].ends_with("; Max-Age=1800"), "{answer:?}");
-    advance(Duration::from_secs(60)).await;
-    browser.run("get a").await.says("1").without_cookie();
-    browser.run("insert b 1").await.expect(200).without_cookie();
-    advance(minutes(10)).await;
-    let answer = browser.run("get a").await.says("1").with_cookie();
-    assert!(answer.set_cookies()[0].ends_with("; Max-Age=1800"), "{answer:?}");
-    settle().await;
-    browser.run("get a").await.says("1").without_cookie();
-    advance(minutes(10)).await;
-    browser.run("insert b 1").await.expect(200).with_cookie();
-    // How much of its time is gone, a blind write cannot know; it prolongs the session, and so the cookie.
-    browser.lazy("insert c 1").await.expect(200).with_cookie();
-    advance(minutes(10)).await;
-    browser.run("insert b 2; flush; status 500").await.expect(500).with_cookie();
-    browser.run("get b").await.says("2").without_cookie();
-    browser.run("log_out").await.expect(200).with_removal();
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_longest_timeouts_that_are_accepted_work() {
     // What cannot be added to a clock must be refused when the layer is built, not panic in a request.
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);

@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::SessionLayerBuilder;
-use crate::transport::SameSite;
+use crate::transport::{FormerCookie, SameSite};
 
 impl<K> SessionLayerBuilder<K> {
     /// The cookie's name. Default: `__Host-session`, which browsers accept only over HTTPS, for this host and the whole of it
@@ -72,20 +72,65 @@ impl<K> SessionLayerBuilder<K> {
     /// `SameSite::None` gives up the protection that `SameSite` is against forged requests (CSRF): the embedding site can send
     /// requests with the frame's session. Check `Origin` or `Sec-Fetch-Site`, or use tokens in forms. Browsers keep the partitioned
     /// and the other cookie of one name apart: after switching this on or off, name the cookie before the change in
-    /// `former_cookies`.
+    /// [`former_cookies`](Self::former_cookies).
     #[doc(alias = "CHIPS")]
     pub fn partitioned(mut self, partitioned: bool) -> Self {
         self.settings.partitioned = partitioned;
         self
     }
 
-    /// Lets the cookie outlive the browser: its `Max-Age` is the idle timeout, and it is sent again whenever the session is
-    /// prolonged. Default: off, the browser drops it when it closes.
+    /// Lets the cookie outlive the browser. Default: off, the browser drops it when it closes.
     ///
-    /// What it costs: such an answer, overtaken by that of a login, puts the ID from before the login back into the browser, which is
-    /// then not logged in; nobody else's session is touched.
+    /// The cookie's `Max-Age` is the idle timeout, at most 400 days, since browsers keep no cookie longer (RFC 6265bis, section 5.5):
+    /// a longer idle timeout is allowed, but a visitor must come back within 400 days. The cookie says, signed, when it was sent and
+    /// for how long. The first request that reads or writes its live session after a twentieth of that time gets it again, so that
+    /// an active visitor stays logged in, whoever else writes the session. A request that neither loads nor writes it, one that only
+    /// calls [`is_presented`](crate::LazySession::is_presented), and one that is answered with an error of this layer get no cookie.
+    ///
+    /// A change of this setting, or of the idle timeout, reaches a browser with the next such request. Switched off, that request is
+    /// answered with a cookie without `Max-Age`, which the browser drops when it closes; a browser that does not come back keeps the
+    /// old one until its `Max-Age` is over. During a rolling deploy nodes of both versions answer with the cookie as they know it.
+    ///
+    /// What it costs: a MAC and a `Set-Cookie` each twentieth of the idle timeout for each browser, and `Cache-Control: no-store` on
+    /// those answers. An answer with a resent cookie that arrives after that of a login which began later puts the ID from before the
+    /// login back into the browser, which is then not logged in; nobody else's session is touched.
     pub fn persistent_cookie(mut self, persistent: bool) -> Self {
         self.settings.persistent_cookie = persistent;
+        self
+    }
+
+    /// Cookies under which an earlier version of the app kept its sessions, and which are to be removed from browsers. Default: none.
+    ///
+    /// To a browser, cookies of one name with different domains or paths, or one that is partitioned and one that is not, are
+    /// different cookies. After such a setting has changed it keeps the old cookie and sends both. Whatever is set here, of up to 8
+    /// cookies in a request that are signed by this layer, the first one whose session is alive is the session. A dead one before it
+    /// costs one more round trip with each request, and a [`LazySession`](crate::LazySession) that writes loads the session first.
+    ///
+    /// With this setting, the next answer about the session also removes the former cookies, and sends the live session's cookie as it
+    /// is set now. It does so as long as the browser sends more than one cookie of the name, so name every scope that was ever used. A
+    /// login, and whatever else sets or removes the cookie, removes the former ones too.
+    /// A former cookie with another name is removed, but never read: its name may lack the protection that the name has now
+    /// (`__Host-`). Changing the name therefore logs everybody out.
+    ///
+    /// Keep the setting for as long as browsers may have the former cookies: until they close, and with
+    /// [`persistent_cookie`](Self::persistent_cookie) for the idle timeout.
+    ///
+    /// ```
+    /// use session_layer::{FormerCookie, SessionLayer, store::MemoryStore};
+    ///
+    /// // The cookie was for all of shop.example, then for its cart; now it is for this host.
+    /// let layer = SessionLayer::builder(MemoryStore::new())
+    ///     .secret([7; 32])
+    ///     .cookie_name("session")
+    ///     .former_cookies([
+    ///         FormerCookie::new("session").domain("shop.example"),
+    ///         FormerCookie::new("session").path("/cart"),
+    ///     ])
+    ///     .build()?;
+    /// # Ok::<(), session_layer::ConfigError>(())
+    /// ```
+    pub fn former_cookies(mut self, cookies: impl IntoIterator<Item = FormerCookie>) -> Self {
+        self.settings.former_cookies = cookies.into_iter().collect();
         self
     }
 
