@@ -47,6 +47,7 @@ pub(crate) enum Kind {
     NotDurable,
     TooLate,
     MissingLayer(&'static str),
+    SharedCookie { name: String, layers: [String; 2] },
 }
 
 /// A limit that a change would break.
@@ -169,6 +170,12 @@ impl SessionError {
         matches!(self.kind, Kind::MissingLayer(_))
     }
 
+    /// The request came through two different layers that use one cookie, and was refused; the error names both. 500. See
+    /// [`SessionLayer`](crate::SessionLayer#more-than-one-layer).
+    pub fn is_shared_cookie(&self) -> bool {
+        matches!(self.kind, Kind::SharedCookie { .. })
+    }
+
     /// The status that says this to a client.
     pub fn status(&self) -> StatusCode {
         match self.kind {
@@ -178,7 +185,9 @@ impl SessionError {
             }
             Kind::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::InvalidName | Kind::InvalidPrincipal | Kind::InvalidValue(..) => StatusCode::UNPROCESSABLE_ENTITY,
-            Kind::Unreadable(_) | Kind::TooLate | Kind::MissingLayer(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Unreadable(_) | Kind::TooLate | Kind::MissingLayer(_) | Kind::SharedCookie { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }
@@ -211,6 +220,11 @@ impl fmt::Display for SessionError {
             Kind::TooManySessions => f.write_str("this account has as many sessions as allowed; end one of them first"),
             Kind::NotDurable => f.write_str("it was done, but no replica of the session store confirmed it in time"),
             Kind::TooLate => f.write_str("the response's head is out; the session can no longer be changed this way"),
+            Kind::SharedCookie { name, layers: [outer, inner] } => write!(
+                f,
+                "two session layers use the cookie {name:?} in one request: {outer}, and inside it {inner}; give one of them another \
+                 `cookie_name`, or use clones of one layer"
+            ),
             Kind::MissingLayer(layer) => {
                 write!(f, "no session in this request: add `.layer({layer})` around its route")
             }

@@ -1,36 +1,72 @@
 //! How a handler gets at the session of its request.
 
-use std::any::type_name;
-use std::marker::PhantomData;
+use std::any::{TypeId, type_name};
 use std::sync::Arc;
 
-use http::Extensions;
+use http::{Extensions, Request};
 
 use crate::error::{Kind, SessionError};
+use crate::layer::Config;
 use crate::session::{LazySession, Session};
 use crate::slot::Slot;
 
-/// What the layer puts into the request's extensions, one type per kind of session.
-pub(crate) struct Handle<K> {
+/// What layers put into the request's extensions: the slot of the innermost layer, and the way to those around it.
+#[derive(Clone)]
+pub(crate) struct Slots {
     slot: Arc<Slot>,
-    kind: PhantomData<fn() -> K>,
+    kind: TypeId,
+    /// Only an app with several layers around one handler has any.
+    outer: Option<Arc<Slots>>,
 }
 
-impl<K> Handle<K> {
-    pub(crate) fn new(slot: Arc<Slot>) -> Self {
-        Self { slot, kind: PhantomData }
+/// What a layer finds when a request comes to it.
+pub(crate) enum Entered {
+    /// The request has a slot of this layer now.
+    First(Arc<Slot>),
+    /// This layer also stands further out. The request has a slot there, which is used here too and committed there.
+    Again,
+    /// A different layer further out uses a cookie of this one.
+    Refused(SessionError),
+}
+
+impl Slots {
+    /// Gives the request a slot of a layer, unless it has one already.
+    pub(crate) fn enter<K: 'static, B>(request: &mut Request<B>, config: &Arc<Config>) -> Entered {
+        let kind = TypeId::of::<K>();
+        let outer = request.extensions().get::<Self>().cloned();
+        if let Some(outer) = &outer {
+            if let Some(slot) = outer.around().map(|slots| &slots.slot).find(|slot| slot.can_be_used_by(config)) {
+                // Another layer of the same kind may stand in between. Inside this one, this one's sessions are meant again.
+                if !outer.of_kind(kind).is_some_and(|innermost| Arc::ptr_eq(innermost, slot)) {
+                    let again = Self { slot: Arc::clone(slot), kind, outer: Some(Arc::new(outer.clone())) };
+                    request.extensions_mut().insert(again);
+                }
+                return Entered::Again;
+            }
+            if let Some(error) = outer.around().find_map(|slots| slots.slot.conflict_with(config)) {
+                // What middleware in between has stored is not committed either.
+                outer.around().for_each(|slots| slots.slot.refuse(&error));
+                return Entered::Refused(error);
+            }
+        }
+        let slot = Slot::new(request, config);
+        request.extensions_mut().insert(Self { slot: Arc::clone(&slot), kind, outer: outer.map(Arc::new) });
+        Entered::First(slot)
     }
-}
 
-impl<K> Clone for Handle<K> {
-    fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.slot))
+    /// From the innermost layer outwards.
+    fn around(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |slots| slots.outer.as_deref())
+    }
+
+    fn of_kind(&self, kind: TypeId) -> Option<&Arc<Slot>> {
+        self.around().find(|slots| slots.kind == kind).map(|slots| &slots.slot)
     }
 }
 
 fn slot<K: 'static>(extensions: &Extensions) -> Result<Arc<Slot>, SessionError> {
-    match extensions.get::<Handle<K>>() {
-        Some(handle) => Ok(Arc::clone(&handle.slot)),
+    match extensions.get::<Slots>().and_then(|slots| slots.of_kind(TypeId::of::<K>())) {
+        Some(slot) => Ok(Arc::clone(slot)),
         None if type_name::<K>() == type_name::<crate::DefaultSession>() => {
             Err(SessionError::new(Kind::MissingLayer("SessionLayer")))
         }

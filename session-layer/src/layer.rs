@@ -1,7 +1,9 @@
 //! The layer, and what its requests have in common.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -60,6 +62,18 @@ pub use config_error::ConfigError;
 ///
 /// A retry outside sees the committed answer: an attempt that its handler answered 5xx has left nothing behind. One that this layer
 /// answered 503 may have been applied, so that sending it again counts twice; and both requests of a hedge are committed.
+///
+/// # More than one layer
+///
+/// A layer may wrap a part of an app and, as a clone of it, the whole app again: the inner one uses the session of the outer one, and
+/// only the outer one commits and sets the cookie. So middleware between the two, the handler, and middleware around both share one
+/// session. A clone is the same layer; two calls of [`build`](SessionLayerBuilder::build) make two layers, whatever their settings,
+/// since their stores and closures cannot be compared.
+///
+/// Two different layers around one handler need different cookie names. With one name, each would start sessions, and the cookie of
+/// one would replace that of the other. Such a request is refused before its handler is called: 500, an error in the log that names
+/// both layers and where they were built, and a [`SessionError`](crate::SessionError) in the response's extensions
+/// ([`is_shared_cookie`](crate::SessionError::is_shared_cookie)). Layers around different routes do not meet, and may share a name.
 pub struct SessionLayer<K = DefaultSession> {
     config: Arc<Config>,
     kind: PhantomData<fn() -> K>,
@@ -101,6 +115,8 @@ impl<S, K> Layer<S> for SessionLayer<K> {
 
 /// What all requests of a layer have in common.
 pub(crate) struct Config {
+    /// What an error calls the layer.
+    pub(crate) origin: Origin,
     pub(crate) store: Box<dyn ErasedStore>,
     pub(crate) signer: Signer,
     pub(crate) cookie: Cookie,
@@ -130,6 +146,22 @@ impl Config {
     /// Whether a session that was loaded so long ago is to be prolonged.
     pub(crate) fn wants_touch(&self, record: &Record, since_load: Duration) -> bool {
         record.wants_touch(&self.lifetimes, self.touch_interval, since_load, SystemTime::now())
+    }
+}
+
+/// Where a layer comes from, for the developer who has two.
+pub(crate) struct Origin {
+    pub(crate) kind: &'static str,
+    pub(crate) built: &'static Location<'static>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionLayer")?;
+        if self.kind != type_name::<DefaultSession>() {
+            write!(f, "<{}>", self.kind)?;
+        }
+        write!(f, " built at {}", self.built)
     }
 }
 

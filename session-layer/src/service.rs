@@ -8,10 +8,9 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::extract::Handle;
+use crate::extract::{Entered, Slots};
 use crate::future::ResponseFuture;
 use crate::layer::Config;
-use crate::slot::Slot;
 
 /// What [`SessionLayer`](crate::SessionLayer) makes of a service.
 ///
@@ -56,8 +55,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let slot = Slot::new(request.headers(), &self.config);
-        request.extensions_mut().insert(Handle::<K>::new(Arc::clone(&slot)));
-        ResponseFuture::new(self.inner.call(request), slot)
+        match Slots::enter::<K, _>(&mut request, &self.config) {
+            Entered::First(slot) => ResponseFuture::new(self.inner.call(request), Some(slot)),
+            Entered::Again => ResponseFuture::new(self.inner.call(request), None),
+            Entered::Refused(error) => ResponseFuture::refused(error),
+        }
     }
 }

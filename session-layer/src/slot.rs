@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Request, header};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -86,11 +86,11 @@ pub(crate) enum Attempt {
 }
 
 impl Slot {
-    pub(crate) fn new(headers: &HeaderMap, config: &Arc<Config>) -> Arc<Self> {
+    pub(crate) fn new<B>(request: &Request<B>, config: &Arc<Config>) -> Arc<Self> {
         Arc::new(Self {
             config: Arc::clone(config),
             arrived: Instant::now(),
-            cookies: Cookies::of(headers),
+            cookies: Cookies::of(request.headers()),
             presented: OnceLock::new(),
             told: OnceLock::new(),
             loaded: OnceCell::new(),
@@ -119,6 +119,38 @@ impl Slot {
         if Arc::get_mut(self).is_none() {
             self.with_state(State::seal);
         }
+    }
+
+    /// Whether this layer, where it stands further in, may use the slot. Not one whose answer is out: a request made of another's
+    /// extensions is a new one.
+    pub(crate) fn can_be_used_by(&self, config: &Arc<Config>) -> bool {
+        // A state that is not there yet is not made by looking: then the session is still untouched.
+        let is_sealed = || self.state.get().is_some() && self.with_state(|state| state.sealed);
+        Arc::ptr_eq(&self.config, config) && !is_sealed()
+    }
+
+    /// Whether another layer uses a cookie of this one. Two slots for one cookie would each commit and set it, and the later answer
+    /// would lose what the other has stored.
+    pub(crate) fn conflict_with(&self, other: &Arc<Config>) -> Option<SessionError> {
+        if Arc::ptr_eq(&self.config, other) || self.config.cookie.name != other.cookie.name {
+            return None;
+        }
+        let error = SessionError::new(Kind::SharedCookie {
+            name: other.cookie.name.clone(),
+            layers: [self.config.origin.to_string(), other.origin.to_string()],
+        });
+        telemetry::layers_share_a_cookie(&error);
+        Some(error)
+    }
+
+    /// The request was refused further in: its answer is this error, and nothing is committed.
+    pub(crate) fn refuse(&self, error: &SessionError) {
+        // Dropped after the lock is released: it may hold an error of the store.
+        let failed = self.with_state(|state| {
+            state.seal();
+            state.failed.replace(error.clone())
+        });
+        drop(failed);
     }
 
     /// The cookies that the browser presented and we signed.

@@ -109,6 +109,10 @@ pub(crate) fn touch_failed(error: &StoreError) {
     tracing::debug!(%error, "a session was not prolonged; its next request tries again");
 }
 
+pub(crate) fn layers_share_a_cookie(error: &SessionError) {
+    tracing::error!(%error, "the request is refused");
+}
+
 pub(crate) fn several_cookies(name: &str) {
     tracing::debug!(
         cookie = name,

@@ -1,7 +1,8 @@
 //! The settings of a layer: one setter for each, with what it costs.
 
-use std::any::TypeId;
+use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::config_error::{
     ConfigError, DEFAULT_NAME, DEVELOPMENT_NAME, check_late_window, check_longest, check_name, check_secret,
     check_timeouts, cookie_error, former_cookies, whole_millis,
 };
-use super::{CommitWhen, Config, OnEvent, SessionLayer};
+use super::{CommitWhen, Config, OnEvent, Origin, SessionLayer};
 use crate::budget::Waiters;
 use crate::commit::{Lifetimes, SessionLimit};
 use crate::delta::Limits;
@@ -289,6 +290,7 @@ impl<K> SessionLayerBuilder<K> {
     /// # Errors
     ///
     /// When a setting is missing, out of range, or contradicts another; the error names it.
+    #[track_caller]
     pub fn build(self) -> Result<SessionLayer<K>, ConfigError> {
         let settings = self.settings;
         let secret =
@@ -344,6 +346,7 @@ impl<K> SessionLayerBuilder<K> {
         let copies = settings.store.has_copies() && !settings.strict;
         let tokens = settings.rollback_detection || copies;
         let config = Config {
+            origin: Origin { kind: type_name::<K>(), built: Location::caller() },
             tokens: tokens.then(|| Tokens::new(&cookie, &secret, &settings.accepted_secrets)),
             rollback_detection: settings.rollback_detection,
             copies,

@@ -31,6 +31,7 @@ mod locks; // the app's code never runs under one
 mod login; // logging in and out
 mod long_requests; // what keeps a session alive while a request runs
 mod model; // stores and sessions against plain maps
+mod nested; // more than one session layer around one handler
 mod null; // what a stored `None` is
 mod parallel; // P2: requests of one session at the same time
 mod patient; // P8: how long a request waits for the store
