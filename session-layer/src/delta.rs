@@ -76,6 +76,11 @@ impl Delta {
         matches!(self.identity, Identity::Destroy | Identity::Replace(_) | Identity::Reset)
     }
 
+    /// Whether a session that it starts is meant to take the place of any that the browser may have.
+    pub(crate) fn starts_on_purpose(&self) -> bool {
+        matches!(self.identity, Identity::LogIn(_) | Identity::Replace(Some(_)) | Identity::Reset)
+    }
+
     /// Whether nothing of the attributes from before is left.
     fn starts_anew(&self) -> bool {
         self.clear || self.replaces()

@@ -46,6 +46,7 @@ pub(crate) enum Kind {
     TooManySessions,
     NotDurable,
     TooLate,
+    CrossSite,
     MissingLayer(&'static str),
     SharedCookie { name: String, layers: [String; 2] },
 }
@@ -160,6 +161,13 @@ impl SessionError {
         matches!(self.kind, Kind::Unreadable(_))
     }
 
+    /// Another site started the request, so that the browser may have a session cookie that it did not send, and what the handler
+    /// stored would have started a session in its place; nothing was written. 403. See
+    /// [`cross_site_start`](crate::SessionLayerBuilder::cross_site_start).
+    pub fn is_cross_site(&self) -> bool {
+        self.kind == Kind::CrossSite
+    }
+
     /// The response's head is out: what needs it can no longer be changed. 500.
     pub fn is_too_late(&self) -> bool {
         self.kind == Kind::TooLate
@@ -183,6 +191,7 @@ impl SessionError {
             Kind::Gone | Kind::RolledBack | Kind::NotACounter(_) | Kind::Contended(_) | Kind::TooManySessions => {
                 StatusCode::CONFLICT
             }
+            Kind::CrossSite => StatusCode::FORBIDDEN,
             Kind::Limit(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Kind::InvalidName | Kind::InvalidPrincipal | Kind::InvalidValue(..) => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Unreadable(_) | Kind::TooLate | Kind::MissingLayer(_) | Kind::SharedCookie { .. } => {
@@ -219,6 +228,10 @@ impl fmt::Display for SessionError {
             Kind::Unreadable(name) => write!(f, "attribute {name:?} does not read as the type asked for"),
             Kind::TooManySessions => f.write_str("this account has as many sessions as allowed; end one of them first"),
             Kind::NotDurable => f.write_str("it was done, but no replica of the session store confirmed it in time"),
+            Kind::CrossSite => f.write_str(
+                "another site started the request, and a session started by it could replace the one that the browser has; nothing was \
+                 written",
+            ),
             Kind::TooLate => f.write_str("the response's head is out; the session can no longer be changed this way"),
             Kind::SharedCookie { name, layers: [outer, inner] } => write!(
                 f,

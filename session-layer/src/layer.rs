@@ -126,6 +126,8 @@ pub(crate) struct Config {
     pub(crate) former_cookies: Vec<Cookie>,
     /// Headers for caches that stay beside a `Set-Cookie`.
     pub(crate) kept_cache_headers: Vec<HeaderName>,
+    /// Whether what a request of another site stores may start a session.
+    pub(crate) cross_site_start: bool,
     pub(crate) lifetimes: Lifetimes,
     pub(crate) touch_interval: Duration,
     pub(crate) late_window: Duration,

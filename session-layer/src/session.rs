@@ -134,6 +134,23 @@ impl<K> Session<K> {
         self.slot.with_state(|state| state.has_ended)
     }
 
+    /// Whether the browser may have a session cookie that it did not send, because another site started the request. A handler that
+    /// then stores something is answered 403; see [`cross_site_start`](crate::SessionLayerBuilder::cross_site_start). For pages that
+    /// can do without:
+    ///
+    /// ```
+    /// # use session_layer::{Session, SessionError};
+    /// async fn page(session: Session) -> Result<(), SessionError> {
+    ///     if !session.is_withheld() {
+    ///         session.increment("visits", 1)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn is_withheld(&self) -> bool {
+        self.slot.must_not_start()
+    }
+
     /// When the session was created, to the millisecond; that of a new one is fixed when first asked.
     pub fn created_on(&self) -> SystemTime {
         self.slot.with_state(State::created_on)
@@ -446,6 +463,12 @@ impl<K> LazySession<K> {
     pub fn is_presented(&self) -> bool {
         self.slot.with_state(|state| state.read = true);
         self.slot.presented().is_some()
+    }
+
+    /// Whether the browser may have a session cookie that it did not send; see [`Session::is_withheld`].
+    pub fn is_withheld(&self) -> bool {
+        self.slot.with_state(|state| state.read = true);
+        self.slot.must_not_start()
     }
 
     /// Sets an attribute; see [`Session::insert`].

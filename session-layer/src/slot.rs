@@ -22,7 +22,7 @@ use crate::layer::Config;
 use crate::record::Version;
 use crate::state::State;
 use crate::telemetry;
-use crate::transport::Candidates;
+use crate::transport::{Candidates, is_withheld};
 
 mod load; // finds and loads the session
 
@@ -43,6 +43,8 @@ pub(crate) struct Slot {
     arrived: Instant,
     /// Kept, not parsed: a request that never asks for its session pays for neither parsing nor MAC.
     cookies: Cookies,
+    /// The browser may have a cookie that it did not send.
+    withheld: bool,
     presented: OnceLock<Candidates>,
     /// What the browser was told of the first of them, where something depends on that.
     told: OnceLock<Option<Token>>,
@@ -91,6 +93,7 @@ impl Slot {
             config: Arc::clone(config),
             arrived: Instant::now(),
             cookies: Cookies::of(request.headers()),
+            withheld: is_withheld(config.cookie.same_site, request.method(), request.headers()),
             presented: OnceLock::new(),
             told: OnceLock::new(),
             loaded: OnceCell::new(),
@@ -148,6 +151,7 @@ impl Slot {
         // Dropped after the lock is released: it may hold an error of the store.
         let failed = self.with_state(|state| {
             state.seal();
+            state.refused = true;
             state.failed.replace(error.clone())
         });
         drop(failed);
@@ -170,6 +174,12 @@ impl Slot {
     /// The ID that the browser presented first, if it presented any that we signed.
     pub(crate) fn presented(&self) -> Option<SessionId> {
         self.candidates().first()
+    }
+
+    /// Whether a session that this request starts without meaning to is refused, because its cookie might replace one that the browser
+    /// has and did not send.
+    pub(crate) fn must_not_start(&self) -> bool {
+        self.withheld && self.presented().is_none() && !self.config.cross_site_start
     }
 
     /// What the browser was told of this session; `None` also where nothing depends on it.

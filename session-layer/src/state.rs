@@ -47,6 +47,8 @@ pub(crate) struct State {
     /// A commit of this request found that its session had ended.
     pub(crate) gone: bool,
     pub(crate) failed: Option<SessionError>,
+    /// The request was refused as a whole: `failed` is its answer, whatever the handler's is.
+    pub(crate) refused: bool,
 }
 
 /// The ID and time of a session that is still to be created: fixed when first asked, so that what a page shows is what is

@@ -50,6 +50,7 @@ struct Settings {
     same_site: SameSite,
     persistent_cookie: bool,
     partitioned: bool,
+    cross_site_start: bool,
     kept_cache_headers: Vec<HeaderName>,
     former_cookies: Vec<FormerCookie>,
     development: bool,
@@ -81,6 +82,7 @@ impl SessionLayerBuilder {
             same_site: SameSite::default(),
             persistent_cookie: false,
             partitioned: false,
+            cross_site_start: false,
             kept_cache_headers: Vec::new(),
             former_cookies: Vec::new(),
             development: false,
@@ -356,6 +358,7 @@ impl<K> SessionLayerBuilder<K> {
             realm: settings.realm.unwrap_or_else(|| cookie.bare_name().to_owned()).into(),
             cookie,
             former_cookies,
+            cross_site_start: settings.cross_site_start,
             kept_cache_headers: settings.kept_cache_headers,
             // As stores keep them: else no session would ever have the timeouts that it should.
             lifetimes: Lifetimes {

@@ -31,7 +31,7 @@ impl Slot {
             }
             // A task of the handler may be flushing or updating still; then its outcome belongs to this answer.
             let settled = state.in_flight.is_empty() && state.updates == 0;
-            if state.delta.is_empty() && settled && (state.failed.is_none() || !succeeded) {
+            if state.delta.is_empty() && settled && (state.failed.is_none() || (!succeeded && !state.refused)) {
                 if plan(&state.seen, &state.delta) == Step::Forget {
                     state.cookie = CookieChange::Forget;
                 }
@@ -55,10 +55,11 @@ impl Slot {
         let _order = self.order_after_updates().await;
         let _concluded = OnDrop(|| self.with_state(|state| state.concluding = false));
         // Taken in any case: nothing is left that a late `update` could take along.
-        let (delta, failed) = self.with_state(|state| (std::mem::take(&mut state.delta), state.failed.clone()));
+        let (delta, failed, refused) =
+            self.with_state(|state| (std::mem::take(&mut state.delta), state.failed.clone(), state.refused));
         // A handler that answers 4xx or 5xx has told its client about the flush that failed; any other answer would claim that it took
         // effect.
-        if let Some(error) = failed.filter(|_| succeeded) {
+        if let Some(error) = failed.filter(|_| succeeded || refused) {
             return Err(error);
         }
         if !wanted {
@@ -72,10 +73,7 @@ impl Slot {
     fn to_touch(&self, state: &mut State) -> Option<SessionId> {
         let (Seen::Alive(id), Some(record)) = (state.seen, &state.record) else { return None };
         // What the request took is used up as well.
-        if !self.config.wants_touch(record, self.arrived.elapsed()) {
-            return None;
-        }
-        Some(id)
+        self.config.wants_touch(record, self.arrived.elapsed()).then_some(id)
     }
 
     /// Prolongs a session without waiting for it.

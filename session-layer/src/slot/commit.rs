@@ -48,6 +48,9 @@ impl Slot {
                     }
                     None => return Ok(Attempt::Applied(Applied::default())),
                 },
+                Step::Create if !delta.starts_on_purpose() && self.must_not_start() => {
+                    return Err(SessionError::new(Kind::CrossSite));
+                }
                 Step::Create => {
                     let (fresh, keep) =
                         self.with_state(|state| (state.fresh(), state.delta.identity == Identity::Keep));

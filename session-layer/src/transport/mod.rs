@@ -19,3 +19,6 @@ pub use former::FormerCookie;
 
 mod caches; // what caches are told
 pub(crate) use caches::{forbid_storing, mark_as_read};
+
+mod cross_site; // requests that another site started
+pub(crate) use cross_site::is_withheld;

@@ -14,6 +14,7 @@ mod clicks; // logins that are clicked twice
 mod config; // settings that are refused
 mod cookies; // the cookie, and what caches are told
 mod copies; // P6: reads from elsewhere than the master
+mod cross_site; // requests that another site started
 mod durable; // P9: what a replica must have
 mod ended; // P3: what has ended stays ended
 mod examples; // the examples do what they say

@@ -31,9 +31,39 @@ impl<K> SessionLayerBuilder<K> {
         self
     }
 
-    /// Whether the cookie comes along on requests that another site started. Default: [`SameSite::Lax`].
+    /// Whether the cookie comes along on requests that another site started. Default: [`SameSite::Lax`]. What a handler may store in a
+    /// request to which the cookie did not come along: [`cross_site_start`](Self::cross_site_start).
     pub fn same_site(mut self, same_site: SameSite) -> Self {
         self.settings.same_site = same_site;
+        self
+    }
+
+    /// Lets what a handler stores start a session also when another site started the request and the browser may therefore have held
+    /// back the cookie of a session. Default: off, such a request is answered 403
+    /// ([`is_cross_site`](crate::SessionError::is_cross_site)) and nothing is written.
+    ///
+    /// With [`SameSite::Lax`] browsers send no cookie with a form or script of another site, and with [`SameSite::Strict`] none when
+    /// somebody follows a link. To the app the visitor then looks new. If a handler stored something, the new session's cookie would
+    /// replace the one that the browser holds, and log the visitor out; any site could do that to any visitor. What the handler stored
+    /// could only be dropped, which a 2xx must not hide, so the answer is an error instead.
+    ///
+    /// Requests are told by `Sec-Fetch-Site: cross-site`, which all current browsers send over HTTPS. With `Lax`, a link that leads to
+    /// the page itself is no such request: browsers send the cookie with it, and a first visit from a search engine starts a session
+    /// as usual. With `Strict`, a page that stores something (a count of visits) answers 403 to whoever comes by a link. It can ask
+    /// [`is_withheld`](crate::Session::is_withheld) first and store nothing then; or use `Lax`.
+    /// Reading, and requests that bring a cookie of this layer along, are not affected, nor is [`SameSite::None`].
+    ///
+    /// A handler starts a session on purpose by [`reset`](crate::Session::reset), and by [`log_in`](crate::Session::log_in): it has checked
+    /// who this is, and a response by form from an identity provider (SAML, `response_mode=form_post`) is such a request. So that no other site logs a visitor in to an
+    /// account of its own choice (login CSRF), check `Origin` before a password, and the `state` of a provider's response.
+    ///
+    /// An example is a payment provider that has the visitor's browser post a form to the shop when the payment is made. The session
+    /// is not at hand there. Take the order's number from the form, check the provider's signature, record the payment with the order
+    /// and answer with a redirect (303) to a page of the shop: a `Lax` cookie comes along with that, and the page finds cart and login
+    /// as they were. If the handler cannot do without the session, the cookie must be [`SameSite::None`], with protection against
+    /// forged requests everywhere else.
+    pub fn cross_site_start(mut self, allowed: bool) -> Self {
+        self.settings.cross_site_start = allowed;
         self
     }
 
