@@ -46,7 +46,7 @@ pin_project! {
     #[project = InnerProjection]
     enum Inner<F> {
         Called { #[pin] future: F },
-        // Nobody was called: the request came through two layers that use one cookie.
+        // The handler is not called: the request came through two layers that use one cookie.
         Refused { error: Option<SessionError> },
     }
 }

@@ -1,8 +1,12 @@
 //! Requests that another site started.
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use super::cookie::SameSite;
+
+static SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+static MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+static DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Whether the browser may have a cookie that it did not send with this request, because another site started it.
 ///
@@ -10,15 +14,15 @@ use super::cookie::SameSite;
 /// it is not a browser, or an old one. With [`SameSite::Lax`] they send the cookie along when somebody follows a link, which is a
 /// navigation of the whole page by a safe method (RFC 6265bis, section 5.8.3): then there is none that they did not send.
 pub(crate) fn is_withheld(same_site: SameSite, method: &Method, headers: &HeaderMap) -> bool {
-    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    let is = |name: &HeaderName, value: &str| headers.get(name).is_some_and(|found| found == value);
     let follows_link = || {
-        let is_page = is("sec-fetch-dest", "document") || !headers.contains_key("sec-fetch-dest");
-        method.is_safe() && is("sec-fetch-mode", "navigate") && is_page
+        let is_page = is(&DEST, "document") || !headers.contains_key(&DEST);
+        method.is_safe() && is(&MODE, "navigate") && is_page
     };
     match same_site {
         SameSite::None => false,
-        SameSite::Strict => is("sec-fetch-site", "cross-site"),
-        SameSite::Lax => is("sec-fetch-site", "cross-site") && !follows_link(),
+        SameSite::Strict => is(&SITE, "cross-site"),
+        SameSite::Lax => is(&SITE, "cross-site") && !follows_link(),
     }
 }
 

@@ -75,6 +75,13 @@ impl Driver {
 
 impl Chromium {
     pub(super) async fn open(site: Site) -> Self {
+        let this = Self { site, ..Self::open_empty().await };
+        this.look("light", DESKTOP).await;
+        this
+    }
+
+    /// Looking at nothing yet.
+    pub(super) async fn open_empty() -> Self {
         let driver = DRIVER.get_or_init(Driver::start).await;
         let arguments = [
             "--headless=new",
@@ -96,9 +103,7 @@ impl Chromium {
             .connect(&format!("http://127.0.0.1:{}", driver.port))
             .await
             .expect("Chromium starts");
-        let this = Self { client, site };
-        this.look("light", DESKTOP).await;
-        this
+        Self { client, site: Site { port: 0 } }
     }
 
     /// The colours that its user prefers, and the size of the window.
@@ -115,8 +120,11 @@ impl Chromium {
     }
 
     pub(super) async fn goto(&self, path: &str) {
-        let url = format!("http://127.0.0.1:{}{path}", self.site.port);
-        self.client.goto(&url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        self.visit(&format!("http://127.0.0.1:{}{path}", self.site.port)).await;
+    }
+
+    pub(super) async fn visit(&self, url: &str) {
+        self.client.goto(url).await.unwrap_or_else(|error| panic!("{url}: {error}"));
     }
 
     /// The one element that is meant.
@@ -236,7 +244,7 @@ impl Chromium {
         self.client.close().await.expect("the browser closes");
     }
 
-    async fn devtools(&self, command: &str, parameters: Value) -> Value {
+    pub(super) async fn devtools(&self, command: &str, parameters: Value) -> Value {
         self.issue("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await
     }
 

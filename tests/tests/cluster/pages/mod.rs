@@ -5,6 +5,8 @@ use cluster_tests::cluster;
 mod chromium; // the browser
 use chromium::{Chromium, DESKTOP, PHONE};
 
+mod cookies; // what a browser makes of the layer's cookies
+
 mod dashboard; // the cluster while things happen to it
 
 mod http; // the same pages without a browser
