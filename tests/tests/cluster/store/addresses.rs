@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cluster_tests::redis::{self, MASTER_NAME, Machine};
+use cluster_tests::service::Service;
 use cluster_tests::wait::{ensure, eventually};
-use session_layer::store::{RedisStore, RedisStoreBuilder, SessionStore};
+use session_layer::SessionId;
+use session_layer::store::{Action, Feature, RedisStore, RedisStoreBuilder, Reply, SessionStore};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
-use super::{add, applied, create};
+use super::{add, applied, cause, commit, create};
 
 const WHILE: Duration = Duration::from_secs(30);
 
@@ -146,4 +149,38 @@ async fn a_member_of_a_redis_cluster_is_not_used() {
     let clients = machine.admin().await.command(&["INFO", "stats"]).await;
     let connections = clients.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
     assert!(connections.and_then(|count| count.parse::<u32>().ok()).is_some_and(|count| count > 2), "it was tried");
+}
+
+/// The connection for logins never leads to the master.
+#[tokio::test]
+async fn a_login_without_a_connection_fails_with_the_reason_and_few_attempts() {
+    let machine = Machine::start::<2>().await;
+    machine.start_redis(machine.port(0), &[]).await;
+    start_replica(&machine, 1).await;
+    let mut servers = vec![local(machine.port(1)); 1000];
+    servers[0] = local(machine.port(0));
+    let service = Service::start(&servers).await;
+    let store = RedisStore::builder(&service.url()).durable_replicas(1).build().expect("the URL is good");
+    tokio::time::timeout(WHILE, store.available()).await.expect("the store connects");
+    let (opened, since) = (service.opened(), Instant::now());
+    while since.elapsed() < Duration::from_secs(10) {
+        let mut log_in = commit(Action::Create(SessionId::random(), super::start()));
+        (log_in.durable, log_in.deadline) = (true, Instant::now() + Duration::from_secs(1));
+        let error = store.commit(&log_in).await.expect_err("there is no connection for it");
+        assert!(error.is_unavailable() && cause(&error).contains("another server answers"), "{}", cause(&error));
+    }
+    let off = store.status().off;
+    assert!(off.get(&Feature::DurableCommits).is_some_and(|reason| reason.contains("a replica")), "{off:?}");
+    // Looks at where the name leads included, which take up to half of them.
+    let opened = service.opened() - opened;
+    println!("{opened} connections in 10 s");
+    assert!(opened < 60, "{opened}");
+    service.lead_to(&servers[..1]);
+    eventually("a login", WHILE, async || {
+        let mut log_in = commit(Action::Create(SessionId::random(), super::start()));
+        log_in.durable = true;
+        let answer = store.commit(&log_in).await.map_err(|error| cause(&error))?;
+        ensure(matches!(answer, Reply::Applied { confirmed: true, .. }), || format!("{answer:?}"))
+    })
+    .await;
 }
