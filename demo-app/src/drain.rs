@@ -87,6 +87,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
     // First, so that nothing that is accepted from here on is answered without `Connection: close`.
     drain.send_replace(true);
+    tracing::info!("draining: {} connections are open", connections.len());
     for stream in accept_queue(listener) {
         connections.spawn(connection(stream));
     }

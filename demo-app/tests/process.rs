@@ -450,7 +450,8 @@ async fn asked_to_stop_a_node_answers_what_still_comes_on_its_connections_and_cl
         assert!(!ask(stream, "/livez", "alive").await.contains("connection: close"));
     }
     server.terminate();
-    server.wait_for("stopping");
+    // From this line on, every answer closes its connection.
+    server.wait_for("draining");
     // A session still works, and who asks is told that this node goes.
     let session = ask(&mut one, "/api/session", "\0").await;
     assert!(session.starts_with("HTTP/1.1 200 ") && session.contains("\r\nconnection: close\r\n"), "{session}");
