@@ -142,7 +142,8 @@ impl Slot {
         persist(store, budget, &self.config.waiters, budget.deadline(), attempt).await
     }
 
-    /// What the browser was told of is not there. Either this is no master any more, and the master is to be asked; or it is lost.
+    /// Handles a record that lacks a version that its browser was told of. Either this server is not the master any more, and the request
+    /// asks again; or the change is lost.
     pub(super) async fn miss(&self, id: &SessionId, told: Version, found: Version) -> Result<(), StoreError> {
         if !self.config.store.confirm_master().await? {
             return Ok(());

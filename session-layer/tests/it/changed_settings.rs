@@ -127,7 +127,7 @@ async fn a_lowered_absolute_timeout_counts_from_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_older_than_a_lowered_absolute_timeout_ends_with_its_next_request() {
+async fn a_session_older_than_a_lowered_absolute_timeout_ends_when_next_used() {
     for (kind, status) in [("reads", 200), ("writes", 409), ("writes blindly", 200)] {
         let (store, browser, at_new) = deployed(|layer| layer, |layer| layer.absolute_timeout(minutes(60))).await;
         stays_busy(&browser, minutes(120)).await;

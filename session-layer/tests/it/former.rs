@@ -174,7 +174,7 @@ async fn dead_cookies_are_removed_and_a_write_starts_one_session() {
 }
 
 #[tokio::test]
-async fn a_request_whose_session_ended_a_moment_ago_starts_none_because_of_another_dead_cookie() {
+async fn another_dead_cookie_does_not_let_a_late_request_start_a_session() {
     let store = TestStore::default();
     let app = scoped(&store, 2, false);
     let mut visitor = Visitor::default();

@@ -117,7 +117,7 @@ async fn a_write_within_the_late_window_is_refused_without_a_cookie() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_long_after_the_end_removes_the_cookie_unless_there_is_a_successor() {
+async fn a_read_long_after_the_end_removes_a_cookie_without_a_successor() {
     for (how, successor) in ENDS {
         for ago in [WINDOW, WINDOW + millis(1), TOMBSTONE_LIFETIME - millis(1)] {
             for read in [
@@ -204,7 +204,7 @@ async fn a_session_that_was_loaded_alive_stays_ended_however_long_ago() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_knows_that_the_session_had_ended_also_after_it_started_another() {
+async fn has_ended_stays_true_after_the_handler_starts_another_session() {
     let Setup { browser, .. } = ended("revoked", minutes(1)).await;
     browser.run("ended; exists; insert a 1; flush; ended; exists").await.says("true false true true").with_cookie();
     browser.run("ended; get a").await.says("false 1");

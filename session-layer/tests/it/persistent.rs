@@ -55,7 +55,7 @@ async fn a_visitor_who_writes_often_keeps_the_cookie() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_visitor_who_writes_more_often_than_the_touch_interval_keeps_the_cookie() {
+async fn a_visitor_who_writes_all_the_time_keeps_the_cookie() {
     let _clock = Followed::new();
     let app = app(&TestStore::default(), |layer| layer.touch_interval(Duration::from_secs(19)));
     for path in ["/cart/run", "/cart/lazy"] {
@@ -95,7 +95,7 @@ async fn a_reader_of_copies_keeps_the_cookie() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cookie_is_sent_again_before_more_than_a_twentieth_of_its_time_is_over() {
+async fn a_cookie_is_sent_again_within_a_twentieth_of_its_time() {
     let _clock = Followed::new();
     let app = app(&TestStore::default(), |layer| layer.idle_timeout(minutes(30)));
     let mut visitor = visitor(&app).await;

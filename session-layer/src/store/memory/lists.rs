@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::id::SessionId;
 use crate::record::Version;
 
-/// Each session with when its principal logged in. What is listed may have expired meanwhile.
+/// Each session with the time at which its principal logged in. A listed session may have expired meanwhile.
 #[derive(Clone, Default)]
 pub(super) struct Lists(HashMap<String, HashMap<String, HashMap<SessionId, Version>>>);
 

@@ -61,7 +61,7 @@ impl Session {
         }
     }
 
-    /// Whether its last commit asked for that. What was committed without is not in the history, which then says nothing.
+    /// Whether its last commit asked for a history. A commit that did not is missing from it, so that it proves nothing then.
     fn remembers(&self) -> bool {
         self.history.last() == Some(&self.version)
     }

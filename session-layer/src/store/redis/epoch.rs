@@ -316,7 +316,7 @@ impl Role {
         let redis_micros = read_time(&time).ok_or_else(|| CallError::Server("TIME has an unknown form".to_owned()))?;
         match read_role(&role) {
             Some(("master", replicas)) => Ok(Self { replicas, redis_micros, sent, received }),
-            Some((role, _)) => Err(CallError::Server(format!("the server is no master but a {role}"))),
+            Some((role, _)) => Err(CallError::Server(format!("the server is not a master; its role is {role}"))),
             None => Err(CallError::Server("ROLE has an unknown form".to_owned())),
         }
     }

@@ -17,7 +17,7 @@ use super::server::{self, identify};
 use super::url::{Address, Login};
 use crate::id::random_bytes;
 
-/// The longest time between two looks. What is written to an old master after the name has moved is lost, so this is short. Resolvers
+/// The longest time between two looks. Writes to an old master are lost once the name has moved, so this is short. Resolvers
 /// answer from their cache until the name's TTL has passed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest. In between at random: nodes that look in step would each be led to the same server again and again by a Service that

@@ -209,7 +209,7 @@ mod tests {
             |asked, found: &[u8; 8]| Expected::Session(asked).check(hash(&[("@c", b"1"), ("@n", found)])).is_ok();
         let read = |found: &[u8; 8]| check(*b"one copy", found);
         assert!(!read(b"original") && !read(b"original") && !read(b"original"));
-        assert!(read(b"original"), "it is stored there; who reads it sees that it is no session");
+        assert!(read(b"original"), "Redis holds it there; the reader then rejects it");
         assert!(!read(b"3rd one.") && !read(b"original"));
         assert!(!read(b"original") && read(b"one copy") && !read(b"original"));
         assert!(!check(*b"2nd copy", b"original"));

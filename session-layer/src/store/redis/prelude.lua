@@ -1,6 +1,6 @@
 -- What the scripts share.
 
--- Reads. What is of another type, since something else was written there, is as good as absent. Any other error, of a missing permission
+-- Reads. A key of another type, which something else wrote there, counts as absent. Any other error, of a missing permission
 -- say, ends the script: it must not be taken for an answer.
 local function read(...)
   local answer = redis.pcall(...)

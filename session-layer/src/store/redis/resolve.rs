@@ -155,7 +155,7 @@ mod tests {
     async fn act(address: SocketAddr) -> Result<SocketAddr, CallError> {
         match address.to_string().split(':').next().and_then(|ip| ip.chars().last()) {
             Some('1') => Ok(address),
-            Some('2') => Err(CallError::Server("the server is no master but a slave".to_owned())),
+            Some('2') => Err(CallError::Server("the server is not a master; its role is slave".to_owned())),
             _ => {
                 sleep(Duration::from_millis(500)).await;
                 Err(CallError::Lost("no answer in 500 ms".to_owned()))
@@ -185,6 +185,6 @@ mod tests {
             "{error}"
         );
         let only = first_usable(addresses(&["10.0.0.2:1"]), act).await.unwrap_err().to_string();
-        assert_eq!(only, "the server is no master but a slave");
+        assert_eq!(only, "the server is not a master; its role is slave");
     }
 }

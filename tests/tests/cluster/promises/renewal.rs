@@ -297,7 +297,7 @@ async fn missed(place: &Place, nodes: &[Node; 2], end: End, ago: Duration) -> Br
 
 /// Not refused for as long as the tombstone lasts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_that_missed_the_end_of_its_session_starts_another_after_the_late_window() {
+async fn a_browser_that_missed_the_end_starts_anew_after_the_late_window() {
     for end in [End::Revoked, End::LostLogout, End::LostLogin, End::LostRenewal] {
         let place = Place::shared().await;
         let nodes = Node::pair(&place).await;
