@@ -181,7 +181,7 @@ mod tests {
     async fn when_no_address_is_usable_each_reason_is_given() {
         let error = first_usable(addresses(&["10.0.0.3:1", "10.0.0.2:1"]), act).await.unwrap_err().to_string();
         assert!(
-            error.contains("10.0.0.3:1: no answer") && error.contains("10.0.0.2:1: the server is no master"),
+            error.contains("10.0.0.3:1: no answer") && error.contains("10.0.0.2:1: the server is not a master"),
             "{error}"
         );
         let only = first_usable(addresses(&["10.0.0.2:1"]), act).await.unwrap_err().to_string();
