@@ -26,8 +26,8 @@ impl Script {
     pub(super) const ALL: [Self; 6] =
         [Self::Commit, Self::Destroy, Self::Touch, Self::List, Self::Revoke, Self::Rights];
 
-    /// What Redis is given: the script behind what all share and within a frame that names in its reply the key that it is about. The first line must stay the
-    /// first.
+    /// Returns the text that Redis loads: the shared prelude, the script, and a frame that puts the name of its key in front of the
+    /// reply. The shebang must stay the first line.
     pub(super) fn text(self) -> String {
         let (shebang, body) = self.body().split_once('\n').expect("it has more than one line");
         let (prelude, reply) = (include_str!("prelude.lua"), include_str!("reply.lua"));
