@@ -28,7 +28,7 @@ pub(crate) fn applied(action: &Action) {
 }
 
 pub(crate) fn corrupt(id: &SessionId, error: &StoreError) {
-    tracing::warn!(session.hash = %id.fingerprint(), error = cause(error), "what is stored is no session; its browser starts a new one");
+    tracing::warn!(session.hash = %id.fingerprint(), error = cause(error), "the stored value is not a session; its browser starts a new one");
 }
 
 pub(crate) fn rolled_back(id: &SessionId) {

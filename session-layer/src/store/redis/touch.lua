@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Prolongs a session, and enters it into the list of its principal where the list has lost it. What has no created field is no session
--- (a tombstone, say), and is left alone.
+-- Prolongs a session, and enters it into the list of its principal where the list has lost it. A key without a created field is not a
+-- session (but a tombstone, for example) and is left alone.
 --
 -- KEYS  1 the session
 -- ARGV  1 idle timeout  2 absolute timeout, or nothing  3 what the keys of its realm's lists start with

@@ -177,12 +177,12 @@ async fn what_is_no_session_spoils_that_one_session_only() {
             ],
         ),
         (
-            "an absolute timeout that is no number",
+            "an absolute timeout that is not a number",
             &[b"HSET", b"K", b"@c", b"1", b"@b", b"9000000000000000", b"@i", b"60000 -1e9", b"@v", b"5", b"@s", b"0"],
         ),
         ("no start", &[b"HSET", b"K", b"@c", b"1", b"@i", b"60000 ", b"@v", b"5", b"@s", b"0"]),
         (
-            "a start that is no number",
+            "a start that is not a number",
             &[b"HSET", b"K", b"@c", b"1", b"@b", b"-1e9", b"@i", b"60000 ", b"@v", b"5", b"@s", b"0"],
         ),
     ];
